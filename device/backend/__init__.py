@@ -1,0 +1,40 @@
+# ruff: noqa: F403 (the contract's names, whichever side they come from)
+"""Chooses, once and before any kernel is compiled, what kernels run on (see README.md, the contract)."""
+
+import os
+
+
+def _choice():
+    name = os.environ.get("SHMEMTP_BACKEND", "auto")
+    if name not in ("auto", "gpu", "emulator"):
+        raise ValueError(f"SHMEMTP_BACKEND is {name!r}; it must be gpu, emulator or auto")
+    if name != "auto":
+        return name
+    return "gpu" if _visible_gpus() else "emulator"
+
+
+def _visible_gpus():
+    try:
+        from cuda.bindings import driver
+
+        (status,) = driver.cuInit(0)
+        if status != driver.CUresult.CUDA_SUCCESS:
+            return 0
+        status, count = driver.cuDeviceGetCount()
+    except (ImportError, RuntimeError):  # no bindings, or no driver library
+        return 0
+    return count if status == driver.CUresult.CUDA_SUCCESS else 0
+
+
+NAME = _choice()
+
+if NAME == "gpu":
+    from .gpu.host import *
+    from .gpu.memory import *
+    from .gpu.symmetric import *
+    from .gpu.words import *
+else:
+    from .emulator.host import *
+    from .emulator.memory import *
+    from .emulator.symmetric import *
+    from .emulator.words import *

@@ -1,0 +1,1 @@
+"""The device contract for the host's threads: Numba's CPU target, OS threads, MPI shared memory (see ../README.md)."""

@@ -1,0 +1,96 @@
+"""Who a kernel's thread is: a record of int64 fields behind one thread-specific pointer.
+
+The host fills one record per thread and binds it on the thread that then calls the kernel, so kernels and device
+functions need no extra argument.
+"""
+
+import ctypes
+
+from llvmlite import binding, ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+I32, I64, POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
+
+# The record's fields. The last six are addresses.
+THREAD, BLOCK, BLOCK_SIZE, GRID_SIZE, WARP_SIZE, PES = range(6)
+SHARED, SCRATCH, BLOCK_BARRIER, WARP_BARRIER, FAILED, DISTANCES = range(6, 12)
+FIELDS = 16  # a record is 128 bytes
+
+OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+function = njit(no_cpython_wrapper=True, **OPTIONS)
+
+_KEY = "shmemtp_context_key"
+_libc, _key = ctypes.CDLL(None), ctypes.c_uint()
+if _libc.pthread_key_create(ctypes.byref(_key), None) != 0:
+    raise OSError("pthread_key_create failed: this process has no thread-specific key left")
+binding.add_symbol(_KEY, ctypes.addressof(_key))
+
+
+class KernelAborted(RuntimeError):
+    """Another thread of the launch raised; this one leaves too, so that the launch ends."""
+
+
+def call(builder, name, result, *args, attributes=("nounwind",)):
+    """Calls a C function of this process."""
+    kind = ir.FunctionType(result, [value.type for value in args])
+    callee = cgutils.get_or_insert_function(builder.module, kind, name)
+    for attribute in attributes:
+        callee.attributes.add(attribute)
+    return builder.call(callee, args)
+
+
+def _load_key(builder):
+    module = builder.module
+    return builder.load(module.globals.get(_KEY) or ir.GlobalVariable(module, I32, _KEY))
+
+
+def load_field(builder, field):
+    """A field of this thread's record. Neither pointer nor record changes in a launch, so LLVM may hoist the load."""
+    record = call(builder, "pthread_getspecific", POINTER, _load_key(builder), attributes=("nounwind", "readnone"))
+    place = builder.gep(builder.bitcast(record, I64.as_pointer()), [ir.Constant(I64, field)])
+    value = builder.load(place)
+    value.set_metadata("invariant.load", builder.module.add_metadata([]))
+    return value
+
+
+def field_reader(field):
+    """A device function that returns one field as int64."""
+
+    @intrinsic
+    def read(typingctx):
+        return types.int64(), lambda context, builder, sig, args: load_field(builder, field)
+
+    return read
+
+
+def bind(record):
+    """Makes the record at this address the calling OS thread's own."""
+    _libc.pthread_setspecific(_key, ctypes.c_void_p(record))
+
+
+@intrinsic
+def _yield(typingctx):
+    def codegen(context, builder, sig, args):
+        call(builder, "sched_yield", I32)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def _failed(typingctx):
+    def codegen(context, builder, sig, args):
+        flag = builder.inttoptr(load_field(builder, FAILED), I64.as_pointer())
+        return builder.trunc(builder.load_atomic(flag, "monotonic", 8), ir.IntType(1))
+
+    return types.boolean(), codegen
+
+
+@function
+def pause():
+    """Lets another thread run; every spin calls it. Leaves the kernel when another thread of the launch raised."""
+    _yield()
+    if _failed():
+        raise KernelAborted

@@ -1,0 +1,61 @@
+"""The host's side of the contract, for the host's threads (see ../README.md)."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from .buffers import Array, Mapped, aligned, view
+from .heap import Heap
+from .launch import Compiled, Launch, arguments, check_shape, compile_kernel
+
+__all__ = ["Compiled", "Device", "Heap", "Launch", "view"]
+
+
+class Device:
+    """The host's cores as one PE's device.
+
+    Attributes
+    ----------
+    name : str
+    multiprocessors : int
+        Cores this process may run on.
+    shared_bytes : int
+        The most shared memory a block may have, in bytes: an H200's.
+    warp_size : int
+        Lanes of a warp unless a launch says otherwise.
+    """
+
+    def __init__(self, local_rank=0):
+        self.local_rank = local_rank
+        self.multiprocessors = len(os.sched_getaffinity(0))
+        self.name = f"emulator, {self.multiprocessors} cores"
+        self.shared_bytes = 227 * 1024
+        self.warp_size = 1
+        self.distances = np.zeros(1, np.int64)  # the heap's, once there is one
+
+    def memory(self):
+        """(free, total) bytes of the host."""
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+        return kilobytes["MemAvailable"] * 1024, kilobytes["MemTotal"] * 1024
+
+    def array(self, shape, dtype):
+        """Zeroed device memory."""
+        return Array(aligned(shape, dtype))
+
+    def mapped(self, shape, dtype):
+        """Zeroed memory that the kernel and the host see at once."""
+        return Mapped(aligned(shape, dtype))
+
+    def compile(self, kernel, args):
+        """Compiles for these arguments, or reads the disk cache; returns a `Compiled`."""
+        return compile_kernel(kernel, args)
+
+    def launch(self, kernel, grid, block, args, shared_bytes=0, warp=None):
+        """Starts a kernel or a `Compiled` on grid x block threads, all at once; returns a `Launch`."""
+        warp = self.warp_size if warp is None else warp
+        check_shape(grid, block, warp, shared_bytes, self.shared_bytes)
+        compiled = kernel if isinstance(kernel, Compiled) else compile_kernel(kernel, args)
+        compiled.check(arguments(args))
+        return Launch(compiled, grid, block, arguments(args), shared_bytes, warp, self.distances)

@@ -1,0 +1,149 @@
+"""A kernel on OS threads: compiling it ahead, starting its blocks, waiting for them."""
+
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numba import typeof
+from numba.core.caching import NullCache
+
+from shmemtp.errors import ShmemtpError
+
+from . import context
+from .buffers import LINE, Array, aligned
+from .cache import KernelCache
+
+log = logging.getLogger("shmemtp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A kernel's machine code for one signature.
+
+    Attributes
+    ----------
+    seconds : float
+        How long it took to compile, or to read from the disk cache.
+    cached : bool
+        Whether it was compiled before, in this process or another.
+    """
+
+    name: str
+    signature: tuple
+    entry: Callable
+    seconds: float
+    cached: bool
+
+    def check(self, args):
+        """Raises if these are not arguments of the types that this was compiled for."""
+        types = tuple(typeof(value) for value in args)
+        if types != self.signature:
+            raise ShmemtpError(f"{self.name} was compiled for {self.signature}, not for {types}")
+
+
+def arguments(args):
+    """What Numba takes for what the contract's callers pass."""
+    return tuple(value.array if isinstance(value, Array) else value for value in args)
+
+
+@contextlib.contextmanager
+def _compiling_alone(kernel):
+    """Gives the kernel its disk cache, and lets one process compile it while the others wait for what it stores."""
+    if isinstance(kernel._cache, NullCache):
+        try:
+            kernel._cache = KernelCache(kernel.py_func)
+        except OSError as error:
+            log.warning("compiled kernels are not cached: %s", error)
+            yield
+            return
+    with open(kernel._cache.lock_path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def compile_kernel(kernel, args):
+    """Compiles `kernel` for these arguments, or reads the disk cache; returns a `Compiled`."""
+    signature = tuple(typeof(value) for value in arguments(args))
+    began = time.perf_counter()
+    cached = signature in kernel.overloads
+    if not cached:
+        with _compiling_alone(kernel):
+            misses = sum(kernel._cache_misses.values())
+            kernel.compile(signature)
+            cached = sum(kernel._cache_misses.values()) == misses
+    entry = kernel.overloads[signature].entry_point
+    return Compiled(kernel.py_func.__name__, signature, entry, time.perf_counter() - began, cached)
+
+
+class Launch:
+    """A kernel that runs: `done()` looks, `wait()` waits and raises what the kernel raised."""
+
+    def __init__(self, compiled, grid, block, args, shared_bytes, warp, distances):
+        self._compiled, self._args, self._errors = compiled, args, []
+        self._failed = aligned(1, np.int64)
+        self._memory = _BlockMemory(grid, block, warp, shared_bytes)
+        self._records = self._memory.records(self._failed, distances)
+        self._keep = distances
+        self._threads = [threading.Thread(target=self._run, args=(row,), daemon=True) for row in self._records]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, record):
+        try:
+            context.bind(record.ctypes.data)
+            self._compiled.entry(*self._args)
+        except BaseException as error:
+            self._errors.append(error)
+            self._failed[0] = 1
+
+    def done(self):
+        """Whether every thread has left the kernel. Does not wait."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def wait(self):
+        """Waits for every thread; raises what the first thread that failed raised."""
+        for thread in self._threads:
+            thread.join()
+        for error in self._errors:
+            if not isinstance(error, context.KernelAborted):
+                raise error
+
+
+class _BlockMemory:
+    """What blocks own: shared memory, a scratch row per warp, barriers, and the record of each thread."""
+
+    def __init__(self, grid, block, warp, shared_bytes):
+        self.grid, self.block, self.warp = grid, block, warp
+        self.warps = block // warp
+        self.shared = aligned((grid, -(-max(shared_bytes, 1) // LINE) * LINE), np.uint8)
+        self.shared[:] = 0xFF  # not initialised, says the contract: floats read as NaN, which does not go unseen
+        self.scratch = aligned((grid, self.warps, 32), np.uint64)
+        self.block_barriers = aligned((grid, LINE // 8), np.int64)
+        self.warp_barriers = aligned((grid, self.warps, LINE // 8), np.int64)
+
+    def records(self, failed, distances):
+        """int64[threads, FIELDS]: what each thread binds before it calls the kernel."""
+        records = aligned((self.grid * self.block, context.FIELDS), np.int64)
+        for row, record in enumerate(records):
+            block, thread = divmod(row, self.block)
+            warp = thread // self.warp
+            record[: context.FAILED + 2] = (
+                *(thread, block, self.block, self.grid, self.warp, len(distances)),
+                *(row.ctypes.data for row in (self.shared[block], self.scratch[block, warp])),
+                *(row.ctypes.data for row in (self.block_barriers[block], self.warp_barriers[block, warp])),
+                *(failed.ctypes.data, distances.ctypes.data),
+            )
+        return records
+
+
+def check_shape(grid, block, warp, shared_bytes, most_shared):
+    """Raises if no launch can have this shape."""
+    if grid < 1 or block < 1 or not 1 <= warp <= 32 or block % warp:
+        raise ShmemtpError(f"no such launch: grid {grid}, block {block}, warp {warp} (1 to 32, and it divides block)")
+    if shared_bytes > most_shared:
+        raise ShmemtpError(f"a block has at most {most_shared} bytes of shared memory; this launch asks {shared_bytes}")

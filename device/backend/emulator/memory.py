@@ -1,0 +1,215 @@
+"""Loads, stores, packets, atomics and mbarriers, for the host's threads. The contract is in ../README.md.
+
+Every ordered access is the LLVM atomic of that order; x86 and Arm hosts keep what they promise between processes too.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .arrays import element
+from .context import I32, I64, function
+
+__all__ = [
+    "atomic_add",
+    "atomic_cas",
+    "barrier_expect",
+    "barrier_fence",
+    "barrier_init",
+    "barrier_test",
+    "bulk_load",
+    "load_acquire",
+    "load_packet",
+    "load_relaxed",
+    "load_vector",
+    "peer",
+    "store_half",
+    "store_packet",
+    "store_relaxed",
+    "store_release",
+]
+
+WORDS = types.UniTuple(types.uint32, 4)
+
+
+def _bytes(kind):
+    return kind.dtype.bitwidth // 8
+
+
+def _load(order):
+    @intrinsic
+    def load(typingctx, array, i):
+        def codegen(context, builder, sig, args):
+            place = element(context, builder, sig.args[0], *args)
+            return builder.load_atomic(place, order, _bytes(sig.args[0]))
+
+        return array.dtype(array, types.int64), codegen
+
+    return load
+
+
+def _store(order):
+    @intrinsic
+    def store(typingctx, array, i, value):
+        def codegen(context, builder, sig, args):
+            place = element(context, builder, sig.args[0], *args[:2])
+            builder.store_atomic(args[2], place, order, _bytes(sig.args[0]))
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, array.dtype), codegen
+
+    return store
+
+
+load_acquire, load_relaxed = _load("acquire"), _load("monotonic")
+store_release, store_relaxed = _store("release"), _store("monotonic")
+
+
+@intrinsic
+def atomic_add(typingctx, array, i, value):
+    """Adds and returns the old value; acquire and release."""
+
+    def codegen(context, builder, sig, args):
+        return builder.atomic_rmw("add", element(context, builder, sig.args[0], *args[:2]), args[2], "acq_rel")
+
+    return array.dtype(array, types.int64, array.dtype), codegen
+
+
+@intrinsic
+def atomic_cas(typingctx, array, i, expected, desired):
+    """Stores `desired` where `expected` stands and returns the old value; acquire and release."""
+
+    def codegen(context, builder, sig, args):
+        place = element(context, builder, sig.args[0], *args[:2])
+        return builder.extract_value(builder.cmpxchg(place, args[2], args[3], "acq_rel", "acquire"), 0)
+
+    return array.dtype(array, types.int64, array.dtype, array.dtype), codegen
+
+
+# --- 16 bytes at a time ---
+
+
+@intrinsic
+def load_vector(typingctx, array, i):
+    """Four uint32: the 16 bytes at element `i`, one ordinary load."""
+
+    def codegen(context, builder, sig, args):
+        vector = builder.load(element(context, builder, sig.args[0], *args, as_type=ir.VectorType(I32, 4)), align=16)
+        words = [builder.extract_element(vector, ir.Constant(I32, n)) for n in range(4)]
+        return context.make_tuple(builder, sig.return_type, words)
+
+    return WORDS(array, types.int64), codegen
+
+
+@intrinsic
+def store_half(typingctx, array, i, a, b):
+    """8 bytes that arrive whole, relaxed."""
+
+    def codegen(context, builder, sig, args):
+        low, high = (builder.zext(word, I64) for word in args[2:])
+        both = builder.or_(low, builder.shl(high, ir.Constant(I64, 32)))
+        builder.store_atomic(both, element(context, builder, sig.args[0], *args[:2], as_type=I64), "monotonic", 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.uint32, types.uint32), codegen
+
+
+@intrinsic
+def _load_half(typingctx, array, i):
+    def codegen(context, builder, sig, args):
+        both = builder.load_atomic(element(context, builder, sig.args[0], *args, as_type=I64), "monotonic", 8)
+        words = [builder.trunc(both, I32), builder.trunc(builder.lshr(both, ir.Constant(I64, 32)), I32)]
+        return context.make_tuple(builder, sig.return_type, words)
+
+    return types.UniTuple(types.uint32, 2)(array, types.int64), codegen
+
+
+@function
+def store_packet(array, i, a, b, c, d):
+    """16 bytes, each 8-byte half whole, relaxed."""
+    store_half(array, i, a, b)
+    store_half(array, i + 2, c, d)
+
+
+@function
+def load_packet(array, i):
+    """Four uint32 by 16 bytes, each 8-byte half whole, relaxed."""
+    a, b = _load_half(array, i)
+    c, d = _load_half(array, i + 2)
+    return a, b, c, d
+
+
+@intrinsic
+def peer(typingctx, array, distance):
+    """The same array on the PE whose heap lies `distance` bytes away."""
+
+    def codegen(context, builder, sig, args):
+        struct = cgutils.create_struct_proxy(sig.args[0])(context, builder, args[0])
+        here = struct.data
+        struct.data = builder.inttoptr(builder.add(builder.ptrtoint(here, I64), args[1]), here.type)
+        return struct._getvalue()
+
+    return types.Array(array.dtype, array.ndim, "C")(array, types.int64), codegen
+
+
+# --- the copy engine ---
+
+
+@intrinsic
+def copy_bytes(typingctx, target, to, source, start, nbytes):
+    """memcpy from element `start` to element `to`."""
+
+    def codegen(context, builder, sig, args):
+        there = element(context, builder, sig.args[0], *args[:2])
+        here = element(context, builder, sig.args[2], *args[2:4])
+        cgutils.raw_memcpy(builder, there, here, args[4], 1)
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, types.int64, types.int64), codegen
+
+
+# An mbarrier in one word: bit 0 is the phase's parity, bit 1 its missing arrival, the rest the bytes it waits for
+# (below zero while bytes landed before anybody expected them).
+
+
+@function
+def _advance(array, i, nbytes, arrivals):
+    """Moves the phase on by an arrival and by bytes that are expected (above zero) or have landed (below)."""
+    while True:
+        old = types.int64(load_relaxed(array, i))
+        word = old + 4 * nbytes - 2 * arrivals
+        if word >> 1 == 0:
+            word = 2 | (word ^ 1)
+        if types.int64(atomic_cas(array, i, old, word)) == old:
+            return
+
+
+@function
+def barrier_init(array, i):
+    """An mbarrier in phase 0, for one arrival a phase."""
+    store_relaxed(array, i, 2)
+
+
+@function
+def barrier_expect(array, i, nbytes):
+    """Arrives, and adds bytes to wait for."""
+    _advance(array, i, nbytes, 1)
+
+
+@function
+def barrier_test(array, i, parity):
+    """True once the phase of this parity completed; acquire."""
+    return types.int64(load_acquire(array, i)) & 1 != parity
+
+
+@function
+def barrier_fence():
+    """The copies here are ordinary ones: nothing to do."""
+
+
+@function
+def bulk_load(target, to, source, start, nbytes, array, i):
+    """Global element `start` -> shared element `to`; the copy has landed on return, the mbarrier says so."""
+    copy_bytes(target, to, source, start, nbytes)
+    _advance(array, i, -nbytes, 0)

@@ -1,0 +1,230 @@
+"""The plain words of a kernel, for the host's threads. The contract is in ../README.md."""
+
+import math
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.types import float32, int32, int64, uint16, uint32, uint64
+
+from . import context as record
+from .arrays import contiguous, field_view, view_of
+from .constants import Constants
+from .context import I32, I64, OPTIONS, POINTER, call, field_reader, function, load_field, pause
+from .memory import atomic_add, load_acquire, load_relaxed, store_relaxed, store_release
+
+__all__ = [
+    "Constants",
+    "as_bits",
+    "as_float32",
+    "block_index",
+    "block_size",
+    "clock",
+    "cos",
+    "exp",
+    "float32",
+    "function",
+    "grid_size",
+    "int32",
+    "int64",
+    "kernel",
+    "lane_index",
+    "local",
+    "log",
+    "pause",
+    "shared",
+    "sin",
+    "sqrt",
+    "sync_block",
+    "sync_warp",
+    "thread_index",
+    "uint16",
+    "uint32",
+    "uint64",
+    "warp_index",
+    "warp_max",
+    "warp_max_key",
+    "warp_size",
+    "warp_sum",
+]
+
+kernel = njit(**OPTIONS)
+
+
+# --- indices ---
+
+thread_index, block_index = field_reader(record.THREAD), field_reader(record.BLOCK)
+block_size, grid_size = field_reader(record.BLOCK_SIZE), field_reader(record.GRID_SIZE)
+warp_size = field_reader(record.WARP_SIZE)
+
+
+@function
+def lane_index():
+    return thread_index() % warp_size()
+
+
+@function
+def warp_index():
+    return thread_index() // warp_size()
+
+
+# --- barriers and what a warp does together ---
+
+
+@function
+def _meet(barrier, members):
+    """The barrier's words: how many threads have arrived, how often all have met."""
+    meetings = load_relaxed(barrier, 1)
+    if atomic_add(barrier, 0, 1) == members - 1:
+        store_relaxed(barrier, 0, 0)
+        store_release(barrier, 1, meetings + 1)
+    else:
+        while load_acquire(barrier, 1) == meetings:
+            pause()
+
+
+_block_barrier = field_view(record.BLOCK_BARRIER, int64, 2)
+_warp_barrier = field_view(record.WARP_BARRIER, int64, 2)
+
+
+@function
+def sync_block():
+    if block_size() > 1:
+        _meet(_block_barrier(), block_size())
+
+
+@function
+def sync_warp():
+    if warp_size() > 1:
+        _meet(_warp_barrier(), warp_size())
+
+
+def _scratch(dtype):
+    """This warp's row of 8-byte slots, one a lane."""
+    return field_view(record.SCRATCH, dtype, 32 * 8 // (dtype.bitwidth // 8))
+
+
+_scratch_float32, _scratch_uint64 = _scratch(float32), _scratch(uint64)
+
+
+@function
+def warp_sum(value):
+    """The sum over the lanes, lane 0 first: the same bits on every lane."""
+    total = float32(value)
+    if warp_size() > 1:
+        lanes = _scratch_float32()
+        lanes[lane_index()] = total
+        sync_warp()
+        total = lanes[0]
+        for lane in range(1, warp_size()):
+            total += lanes[lane]
+        sync_warp()
+    return total
+
+
+@function
+def warp_max(value):
+    largest = float32(value)
+    if warp_size() > 1:
+        lanes = _scratch_float32()
+        lanes[lane_index()] = largest
+        sync_warp()
+        for lane in range(warp_size()):
+            largest = max(largest, lanes[lane])
+        sync_warp()
+    return largest
+
+
+@function
+def warp_max_key(key):
+    largest = uint64(key)
+    if warp_size() > 1:
+        lanes = _scratch_uint64()
+        lanes[lane_index()] = largest
+        sync_warp()
+        for lane in range(warp_size()):
+            largest = max(largest, lanes[lane])
+        sync_warp()
+    return largest
+
+
+# --- memory of a block and of a thread ---
+
+
+@intrinsic
+def shared(typingctx, offset, count, dtype):
+    """A view of the block's shared memory: `count` elements, `offset` bytes in."""
+    kind = contiguous(dtype.dtype)
+
+    def codegen(context, builder, sig, args):
+        data = builder.inttoptr(builder.add(load_field(builder, record.SHARED), args[0]), POINTER)
+        return view_of(context, builder, kind, data, args[1])
+
+    return kind(types.int64, types.int64, dtype), codegen
+
+
+@intrinsic(prefer_literal=True)
+def local(typingctx, count, dtype):
+    """A private array on this thread's stack; `count` is a compile-time constant."""
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+    kind, length = contiguous(dtype.dtype), count.literal_value
+
+    def codegen(context, builder, sig, args):
+        memory = cgutils.alloca_once(builder, ir.ArrayType(context.get_data_type(kind.dtype), length))
+        memory.align = 16
+        return view_of(context, builder, kind, memory, ir.Constant(I64, length))
+
+    return kind(count, dtype), codegen
+
+
+# --- time, bits, functions ---
+
+
+@intrinsic
+def clock(typingctx):
+    """Nanoseconds of the host's monotonic clock."""
+
+    def codegen(context, builder, sig, args):
+        now = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))  # struct timespec
+        call(builder, "clock_gettime", I32, ir.Constant(I32, 1), builder.bitcast(now, POINTER))
+        seconds, nanoseconds = (builder.extract_value(builder.load(now), n) for n in range(2))
+        return builder.add(builder.mul(seconds, ir.Constant(I64, 10**9)), nanoseconds)
+
+    return int64(), codegen
+
+
+@intrinsic
+def as_float32(typingctx, bits):
+    return float32(uint32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.FloatType())
+
+
+@intrinsic
+def as_bits(typingctx, value):
+    return uint32(float32), lambda context, builder, sig, args: builder.bitcast(args[0], I32)
+
+
+@function
+def exp(x):
+    return math.exp(float32(x))
+
+
+@function
+def log(x):
+    return math.log(float32(x))
+
+
+@function
+def sqrt(x):
+    return math.sqrt(float32(x))
+
+
+@function
+def sin(x):
+    return math.sin(float32(x))
+
+
+@function
+def cos(x):
+    return math.cos(float32(x))
