@@ -148,6 +148,8 @@ def peer(typingctx, array, distance):
         struct = cgutils.create_struct_proxy(sig.args[0])(context, builder, args[0])
         here = struct.data
         struct.data = builder.inttoptr(builder.add(builder.ptrtoint(here, I64), args[1]), here.type)
+        struct.meminfo = cgutils.get_null_value(struct.meminfo.type)  # a view that owns nothing
+        struct.parent = cgutils.get_null_value(struct.parent.type)
         return struct._getvalue()
 
     return types.Array(array.dtype, array.ndim, "C")(array, types.int64), codegen
