@@ -1,0 +1,55 @@
+"""The launcher: mpirun with the environment that PEs want."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import shmemtp.launch
+
+SHOW = "from mpi4py import MPI; import os; w = MPI.COMM_WORLD; print(w.rank, w.size, len(os.sched_getaffinity(0)))"
+
+
+def launch(*arguments, **changes):
+    command = [sys.executable, "-m", "shmemtp.launch", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | changes)
+
+
+def test_starts_more_pes_than_cores_and_binds_none():
+    pes = (os.cpu_count() or 1) + 1
+    done = launch("-n", str(pes), sys.executable, "-c", SHOW)
+    assert done.returncode == 0, done.stderr
+    seen = sorted(tuple(map(int, line.split())) for line in done.stdout.splitlines())
+    assert seen == [(rank, pes, len(os.sched_getaffinity(0))) for rank in range(pes)]
+
+
+def test_passes_the_status_on():
+    assert launch("-n", "1", sys.executable, "-c", "raise SystemExit(3)").returncode == 3
+
+
+def test_command_is_this_installations():
+    done = launch("-n", "1", "python", "-c", "import sys; print(sys.executable)", PATH="/usr/bin:/bin")
+    assert Path(done.stdout.strip()).parent == Path(sys.executable).parent
+
+
+def test_users_settings_stand():
+    name = "PRTE_MCA_hwloc_default_binding_policy"
+    assert shmemtp.launch.environment({name: "core"})[name] == "core"
+    assert shmemtp.launch.environment({})[name] == "none"
+
+
+def test_without_arguments_says_how_to_use_it():
+    done = launch()
+    assert done.returncode != 0
+    assert "python -m shmemtp.launch -n 2" in done.stderr
+
+
+def test_without_mpirun_says_so(tmp_path):
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    start = f"import sys; sys.executable = {str(python)!r}; sys.argv = ['launch', '-n', '2', 'true']; "
+    start += "import shmemtp.launch; shmemtp.launch.main()"
+    env = os.environ | {"PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, env=env)
+    assert done.returncode != 0
+    assert "there is no mpirun" in done.stderr
