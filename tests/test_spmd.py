@@ -34,10 +34,10 @@ def cases():
 
 def run_suite(backend: str, suite: str, pes: int, reports: Path) -> tuple[int, str]:
     """Runs a suite on so many PEs; each leaves its report, a JUnit file named by its rank. Status and output."""
-    pytest_line = [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", suite]
+    pytest_line = [sys.executable, "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider", suite]
     pytest_line += ["--junit-xml", f"{reports}/$OMPI_COMM_WORLD_RANK.xml"]  # which pytest expands
     process = subprocess.Popen(
-        [sys.executable, "-m", "shmemtp.launch", "-n", str(pes), *pytest_line],
+        [sys.executable, "-m", "shmemtp.launch", "--tag-output", "-n", str(pes), *pytest_line],
         cwd=ROOT,
         env=os.environ | {"SHMEMTP_BACKEND": backend},
         stdout=subprocess.PIPE,
