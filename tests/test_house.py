@@ -14,12 +14,20 @@ ROOMS = (
     ("errors", "launch"),
     ("device.backend.gpu", "device.backend.emulator"),
     ("device.backend",),
-    ("device.bfloat16", "device.grid", "device.packets", "device.shmem", "device.stream", "device.watch"),
+    (
+        "device.bfloat16",
+        "device.grid",
+        "device.packets",
+        "device.philox",
+        "device.shmem",
+        "device.stream",
+        "device.watch",
+    ),
     ("device.all_reduce", "device.attention", "device.matvec", "device.norm", "device.rope", "device.sample"),
     ("device.decode",),
     ("device",),
-    ("built_in", "config", "log", "model", "rope", "weights"),
-    ("agreement", "heap", "runtime", "world"),
+    ("built_in", "config", "log", "model", "product", "rope", "shard", "weights"),
+    ("agreement", "heap", "runtime", "watchdog", "world"),
     ("loop", "plan"),
     ("llm",),
     ("",),
@@ -43,6 +51,14 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+def nodes(tree: ast.AST):
+    """The nodes of a module, less what stands under `if TYPE_CHECKING`: an annotation needs no module."""
+    yield tree
+    typing_only = isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING"
+    for child in tree.orelse if typing_only else ast.iter_child_nodes(tree):
+        yield from nodes(child)
+
+
 def imported(name: str) -> set[str]:
     """Absolute names that a module imports: modules, and for `from m import n` both m.n (if it is ours) and m."""
     path = MODULES[name]
@@ -50,7 +66,7 @@ def imported(name: str) -> set[str]:
     if path.name != "__init__.py":
         package.pop()
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
