@@ -115,14 +115,14 @@ class Launch:
 
 
 class _BlockMemory:
-    """What blocks own: shared memory, a scratch row per warp, barriers, and the record of each thread."""
+    """What blocks own: shared memory, two scratch rows per warp, barriers, and the record of each thread."""
 
     def __init__(self, grid, block, warp, shared_bytes):
         self.grid, self.block, self.warp = grid, block, warp
         self.warps = block // warp
         self.shared = aligned((grid, -(-max(shared_bytes, 1) // LINE) * LINE), np.uint8)
         self.shared[:] = 0xFF  # not initialised, says the contract: floats read as NaN, which does not go unseen
-        self.scratch = aligned((grid, self.warps, 32), np.uint64)
+        self.scratch = aligned((grid, self.warps, 2 * 32), np.uint64)
         self.block_barriers = aligned((grid, LINE // 8), np.int64)
         self.warp_barriers = aligned((grid, self.warps, LINE // 8), np.int64)
 

@@ -100,12 +100,26 @@ def sync_warp():
         _meet(_warp_barrier(), warp_size())
 
 
-def _scratch(dtype):
-    """This warp's row of 8-byte slots, one a lane."""
-    return field_view(record.SCRATCH, dtype, 32 * 8 // (dtype.bitwidth // 8))
+def _exchange(dtype):
+    """A device function: every lane gives a value and sees all of them, as an array by lane.
+
+    Two rows take turns with the warp's meetings: a row is written again only after the meeting that follows its reads.
+    """
+    row_items = 32 * 8 // (dtype.bitwidth // 8)  # rows of different dtypes start at the same two addresses
+    rows = field_view(record.SCRATCH, dtype, 2 * row_items)
+
+    @function
+    def exchange(value):
+        row = row_items * (load_relaxed(_warp_barrier(), 1) & 1)
+        lanes = rows()[row : row + 32]
+        lanes[lane_index()] = value
+        sync_warp()
+        return lanes
+
+    return exchange
 
 
-_scratch_float32, _scratch_uint64 = _scratch(float32), _scratch(uint64)
+_exchange_float32, _exchange_uint64 = _exchange(float32), _exchange(uint64)
 
 
 @function
@@ -113,13 +127,10 @@ def warp_sum(value):
     """The sum over the lanes, lane 0 first: the same bits on every lane."""
     total = float32(value)
     if warp_size() > 1:
-        lanes = _scratch_float32()
-        lanes[lane_index()] = total
-        sync_warp()
+        lanes = _exchange_float32(total)
         total = lanes[0]
         for lane in range(1, warp_size()):
             total += lanes[lane]
-        sync_warp()
     return total
 
 
@@ -127,12 +138,9 @@ def warp_sum(value):
 def warp_max(value):
     largest = float32(value)
     if warp_size() > 1:
-        lanes = _scratch_float32()
-        lanes[lane_index()] = largest
-        sync_warp()
+        lanes = _exchange_float32(largest)
         for lane in range(warp_size()):
             largest = max(largest, lanes[lane])
-        sync_warp()
     return largest
 
 
@@ -140,12 +148,9 @@ def warp_max(value):
 def warp_max_key(key):
     largest = uint64(key)
     if warp_size() > 1:
-        lanes = _scratch_uint64()
-        lanes[lane_index()] = largest
-        sync_warp()
+        lanes = _exchange_uint64(largest)
         for lane in range(warp_size()):
             largest = max(largest, lanes[lane])
-        sync_warp()
     return largest
 
 
