@@ -18,7 +18,6 @@ from shmemtp.device import (
     sin,
     sqrt,
     uint32,
-    warp_size,
 )
 
 

@@ -1,0 +1,118 @@
+"""mbarriers and bulk loads (device/backend/README.md): a ring of shared memory filled by the copy engine."""
+
+import numpy as np
+
+from shmemtp.device import (
+    barrier_expect,
+    barrier_fence,
+    barrier_init,
+    barrier_test,
+    block_index,
+    bulk_load,
+    clock,
+    function,
+    grid_size,
+    kernel,
+    pause,
+    shared,
+    sync_block,
+    thread_index,
+    uint32,
+    uint64,
+)
+
+LIMIT = 20 * 10**9  # nanoseconds: no spin of these tests is endless
+
+
+@kernel
+def look_at_phases(out):
+    """What `barrier_test` says of both parities, before and after each arrival."""
+    if thread_index() == 0:
+        barriers = shared(16, 2, uint64)
+        barrier_init(barriers, 1)
+        for step in range(4):
+            for parity in range(2):
+                out[2 * step + parity] = 1 if barrier_test(barriers, 1, parity) else 0
+            barrier_expect(barriers, 1, 0)
+
+
+def test_barrier_phases(run, device):
+    out = device.array(8, np.int64)
+    run(look_at_phases, (1, device.warp_size, device.warp_size), out, shared_bytes=64)
+    # Before any arrival phase 1 counts as completed; then phases 0, 1, 0 complete in turn.
+    np.testing.assert_array_equal(out.numpy(), [0, 1, 1, 0, 0, 1, 1, 0])
+
+
+@function
+def wait_for_phase(barriers, i, parity, began):
+    while not barrier_test(barriers, i, parity) and clock() - began < LIMIT:
+        pause()
+
+
+@kernel
+def stream(source, out, tiles, tile_words, stages):
+    """Thread 0 keeps `stages` tiles in flight; all threads add them up; thread 0 refills what everybody has read."""
+    began = clock()
+    ring, barriers = shared(128, stages * tile_words, uint32), shared(0, stages, uint64)
+    mine = tiles // grid_size()
+    first = block_index() * mine * tile_words
+    if thread_index() == 0:
+        for stage in range(stages):
+            barrier_init(barriers, stage)
+        barrier_fence()
+    sync_block()
+    total = uint32(0)
+    for tile in range(-stages, mine):
+        if tile >= 0:
+            wait_for_phase(barriers, tile % stages, tile // stages & 1, began)
+            for word in range(tile_words):
+                total = uint32(total * uint32(31) + ring[tile % stages * tile_words + word])
+        sync_block()
+        following = tile + stages
+        if thread_index() == 0 and following < mine:
+            stage = following % stages
+            barrier_fence()
+            barrier_expect(barriers, stage, 4 * tile_words)
+            start = first + following * tile_words
+            bulk_load(ring, stage * tile_words, source, start, 4 * tile_words, barriers, stage)
+    out[block_index()] = total
+
+
+def test_bulk_load_ring(run, device, shape):
+    grid = shape[0]
+    tiles, tile_words, stages = 11 * grid, 36, 3
+    words = np.random.default_rng(6).integers(0, 2**32, tiles * tile_words, np.uint32)
+    source, out = device.array(words.size, np.uint32), device.array(grid, np.uint32)
+    source.fill(words)
+    run(stream, shape, source, out, tiles, tile_words, stages, shared_bytes=128 + 4 * stages * tile_words)
+    want = np.zeros(grid, np.uint32)
+    for column in words.reshape(grid, -1).T:
+        want = want * np.uint32(31) + column
+    np.testing.assert_array_equal(out.numpy(), want)
+
+
+@kernel
+def several_loads_a_phase(source, out):
+    """One phase waits for the bytes of three loads, two of them of another dtype's array."""
+    began = clock()
+    halves, barriers = shared(64, 64, uint32), shared(0, 1, uint64)
+    if thread_index() == 0:
+        barrier_init(barriers, 0)
+        barrier_fence()
+        barrier_expect(barriers, 0, 16 + 32 + 48)
+        bulk_load(halves, 4, source, 8, 16, barriers, 0)
+        bulk_load(halves, 12, source, 0, 32, barriers, 0)
+        bulk_load(halves, 20, source, 16, 48, barriers, 0)
+        wait_for_phase(barriers, 0, 0, began)
+        for i in range(28):
+            out[i] = halves[4 + i]
+
+
+def test_one_phase_waits_for_several_loads(run, device):
+    source, out = device.array(40, np.uint16), device.array(28, np.uint32)
+    source.fill(np.arange(40, dtype=np.uint16))
+    run(several_loads_a_phase, (1, device.warp_size, device.warp_size), source, out, shared_bytes=512)
+    found = out.numpy().view(np.uint16)
+    np.testing.assert_array_equal(found[0:8], np.arange(8, 16))
+    np.testing.assert_array_equal(found[16:32], np.arange(16))
+    np.testing.assert_array_equal(found[32:56], np.arange(16, 40))
