@@ -51,7 +51,7 @@ class Layout:
 
     @cached_property
     def gate_up(self) -> Product:
-        return self._product(self.shape.intermediate, self.shape.hidden)
+        return self._product(self.shape.intermediate, self.shape.hidden, multiple=2)  # activations travel in twos
 
     @cached_property
     def down(self) -> Product:
@@ -61,8 +61,8 @@ class Layout:
     def lm_head(self) -> Product:
         return self._product(self.shape.vocab // 2, self.shape.hidden)
 
-    def _product(self, pairs: int, columns: int) -> Product:
-        return product(pairs, columns, self.grid, self.max_tile_columns)
+    def _product(self, pairs: int, columns: int, multiple: int = 1) -> Product:
+        return product(pairs, columns, self.grid, self.max_tile_columns, multiple)
 
     @property
     def products(self) -> tuple[Product, ...]:

@@ -233,8 +233,10 @@ def test_product_takes_the_fewest_equal_splits():
 @pytest.mark.parametrize("pairs", [1, 3, 8, 13])
 @pytest.mark.parametrize("columns", [8, 72, 97])
 @pytest.mark.parametrize(("grid", "max_tile_columns"), [(1, 8), (4, 32), (5, 104), (16, 24)])
-def test_pack(pairs, columns, grid, max_tile_columns):
-    cut = product(pairs, columns, grid, max_tile_columns)
+@pytest.mark.parametrize("multiple", [1, 2])
+def test_pack(pairs, columns, grid, max_tile_columns, multiple):
+    cut = product(pairs, columns, grid, max_tile_columns, multiple)
+    assert cut.pairs_per_block % multiple == 0 and cut.pairs_per_block * grid >= pairs
     matrix = np.random.default_rng(0).integers(1, 1 << 16, (pairs, 2, columns)).astype(np.uint16)
     flat = pack(matrix, cut)
     assert flat.shape == (cut.elements,)
@@ -242,7 +244,8 @@ def test_pack(pairs, columns, grid, max_tile_columns):
     padded[:pairs, :, :columns] = matrix
     for pair in range(len(padded)):
         for split in range(cut.splits):
-            start = ((pair // grid * cut.splits + split) * grid + pair % grid) * cut.tile_elements
+            block, local = divmod(pair, cut.pairs_per_block)
+            start = ((local * cut.splits + split) * grid + block) * cut.tile_elements
             tile = flat[start : start + cut.tile_elements].reshape(2, cut.tile_columns)
             at = slice(split * cut.tile_columns, (split + 1) * cut.tile_columns)
             np.testing.assert_array_equal(tile, padded[pair, :, at])
