@@ -24,6 +24,7 @@ ROOMS = (
         "device.watch",
     ),
     ("device.all_reduce", "device.attention", "device.matvec", "device.norm", "device.rope", "device.sample"),
+    ("device.projections",),
     ("device.decode",),
     ("device",),
     ("built_in", "config", "log", "model", "product", "rope", "shard", "weights"),
@@ -31,7 +32,7 @@ ROOMS = (
     ("loop", "plan"),
     ("llm",),
     ("",),
-    ("__main__", "cli"),
+    ("__main__", "cli", "doctor"),
 )
 HARDWARE = {"numba", "llvmlite", "cuda", "nvshmem"}  # Numba's own things and the GPU's stay behind device/backend
 
