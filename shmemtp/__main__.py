@@ -1,0 +1,7 @@
+"""`python -m shmemtp` is `shmemtp`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
