@@ -1,0 +1,177 @@
+"""From MPI to a device and a symmetric heap: `init()` makes this process a PE among its peers."""
+
+import atexit
+import importlib
+import os
+import sys
+
+import numpy as np
+
+from .agreement import Agreement, agree
+from .errors import InputError, ShmemtpError
+from .heap import SymmetricArray
+from .log import LOG
+from .watchdog import Watchdog, timeout_s
+from .world import join
+
+__all__ = ["PE", "Team", "agree", "init"]
+
+BACKENDS = ("auto", "gpu", "emulator")
+BOOTSTRAPS = ("unique-id", "mpi")
+
+
+def init(backend: str = "auto", bootstrap: str = "unique-id") -> "PE":
+    """Joins the job that `mpirun` started and returns this process's PE. Collective; one process alone is a job of one.
+
+    Parameters
+    ----------
+    backend : "auto", "gpu" or "emulator". "auto" follows SHMEMTP_BACKEND, else takes the GPU if one is visible.
+        It can be chosen until `shmemtp.device` is first imported in this process.
+    bootstrap : "unique-id" (NVSHMEM's unique id over any MPI) or "mpi" (NVSHMEM's plugin for Open MPI).
+
+    Use it as a context manager: all is freed at its end, and a PE that fails does not leave the others waiting.
+    """
+    comm = join()
+    together = Agreement(comm)
+    with together:
+        agree(comm, "backends", backend)
+        agree(comm, "bootstraps", bootstrap)
+        if bootstrap not in BOOTSTRAPS:
+            raise InputError(f"there is no bootstrap {bootstrap!r}: choose one of {', '.join(BOOTSTRAPS)}")
+        return PE(comm, together, _load_backend(backend), bootstrap)
+
+
+def _load_backend(name):
+    """The backend's module, chosen before it is first imported."""
+    if name not in BACKENDS:
+        raise InputError(f"there is no backend {name!r}: choose one of {', '.join(BACKENDS)}")
+    if name != "auto" and "shmemtp.device.backend" not in sys.modules:
+        os.environ["SHMEMTP_BACKEND"] = name
+    try:
+        backend = importlib.import_module("shmemtp.device.backend")
+    except ValueError as error:  # SHMEMTP_BACKEND names no backend
+        raise InputError(str(error)) from None
+    except ImportError as error:
+        raise ShmemtpError(
+            f"the {name} backend does not load ({error}): `shmemtp doctor` says what is missing"
+        ) from error
+    if name not in ("auto", backend.NAME):
+        raise InputError(f"this process already runs on the {backend.NAME} backend, too late to choose {name}")
+    return backend
+
+
+class Team:
+    """Some PEs, which communicate among themselves: a tensor-parallel group.
+
+    `pes[r]` is the PE (its number in the job) of team rank `r`; `distances[r]` (int64) is what a kernel adds to an
+    address of this PE's heap to reach the same place on it, None without P2P reach. `comm` is an mpi4py communicator.
+    """
+
+    def __init__(self, comm, pes, distances):
+        self.comm, self.rank, self.size, self.pes = comm, comm.rank, comm.size, list(pes)
+        self.distances = None if distances is None else np.asarray(distances, np.int64)[self.pes]
+
+    def barrier(self):
+        """Returns when all PEs of the team have called it."""
+        self.comm.Barrier()
+
+    def __repr__(self):
+        return f"Team(rank {self.rank} of {self.size}, PEs {self.pes})"
+
+
+class PE:
+    """This process among its peers: made by `init`.
+
+    `rank` of `size` PEs, `local_rank` on its node; `backend` "gpu" or "emulator"; `comm` an mpi4py communicator;
+    `device` and `heap` the backend's; `team` the Team of all PEs; `watchdog` to call while waiting for a kernel;
+    `timeout_s` the limit of a wait on the device.
+    """
+
+    closed = False
+
+    def __init__(self, comm, together, backend, bootstrap):
+        self.comm, self._together, self._teams = comm.Dup(), together, []
+        self.rank, self.size, self.backend = comm.rank, comm.size, backend.NAME
+        agree(comm, "backends", self.backend)
+        self.timeout_s = agree(comm, "SHMEMTP_TIMEOUT_S", timeout_s())
+        node = comm.Split_type(_mpi().COMM_TYPE_SHARED, comm.rank)
+        self.local_rank = node.rank
+        with together:  # before the heap, where the others would wait for a PE without a device
+            self.device = backend.Device(_choose_gpu(node) if self.backend == "gpu" else node.rank)
+        node.Free()
+        LOG.debug("PE %d of %d on %s", self.rank, self.size, self.device.name)
+        options = {"bootstrap": bootstrap} if self.backend == "gpu" else {}
+        self.heap = backend.Heap(self.device, self.comm, **options)
+        self.team = Team(self.comm, range(self.size), self.heap.distances)
+        self.watchdog = Watchdog(self.comm)
+        atexit.register(self._at_exit)
+
+    def array(self, shape, dtype="float32") -> SymmetricArray:
+        """A zeroed symmetric array. Collective; InputError, on all PEs, where shape or dtype differ."""
+        self._open()
+        return SymmetricArray(self, shape, dtype)
+
+    def split(self, color: int | None) -> Team | None:
+        """Collective: the team of the PEs that give the same `color`, in order of rank; None where it is None."""
+        self._open()
+        comm = self.comm.Split(_mpi().UNDEFINED if color is None else color, self.rank)
+        if color is None:
+            return None
+        self._teams.append(Team(comm, comm.allgather(self.rank), self.heap.distances))
+        return self._teams[-1]
+
+    def barrier(self):
+        """Returns when all PEs have called it."""
+        self._open()
+        self.comm.Barrier()
+
+    def close(self):
+        """Frees everything: arrays, teams, the heap, the device. Collective; closing twice does nothing."""
+        if self.closed:
+            return
+        self.watchdog.close()
+        self.heap.close()
+        self.closed = True
+        for team in self._teams:
+            team.comm.Free()
+        self._together.free()
+        self.comm.Free()
+        atexit.unregister(self._at_exit)
+
+    def _open(self):
+        if self.closed:
+            raise ShmemtpError("this PE is closed")
+
+    def __enter__(self):
+        self._open()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self.closed:
+            return
+        raised = self._together.settle(error)
+        self.close()
+        if raised is not None and raised is not error:
+            raise raised
+
+    def _at_exit(self):
+        """For programs without a `with`: the same, when Python ends."""
+        try:
+            self.__exit__(None, getattr(sys, "last_value", None), None)
+        except ShmemtpError:
+            pass
+
+    def __repr__(self):
+        return f"PE({self.rank} of {self.size}, {self.backend})"
+
+
+def _choose_gpu(node):
+    from .device.backend.gpu.node import take_one
+
+    return take_one(node)
+
+
+def _mpi():
+    from mpi4py import MPI
+
+    return MPI
