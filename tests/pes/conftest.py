@@ -10,7 +10,8 @@ import sys
 import pytest
 from mpi4py import MPI
 
-from shmemtp.device.backend import NAME, Device, Heap, view
+import shmemtp
+from shmemtp.device.backend import NAME, view
 
 SECONDS = 120  # a test takes no longer on any PE
 SHAPES = {  # grid, block, warp
@@ -25,16 +26,19 @@ def comm():
 
 
 @pytest.fixture(scope="session")
-def device(comm):
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
-    return Device(node.rank)
+def pe():
+    with shmemtp.init() as pe:
+        yield pe
 
 
 @pytest.fixture(scope="session")
-def heap(device, comm):
-    heap = Heap(device, comm)
-    yield heap
-    heap.close()
+def device(pe):
+    return pe.device
+
+
+@pytest.fixture(scope="session")
+def heap(pe):
+    return pe.heap
 
 
 @pytest.fixture(params=SHAPES, ids=lambda shape: "x".join(map(str, shape)))
