@@ -1,0 +1,221 @@
+"""The command line: `shmemtp generate`, `bench` and `doctor`, alone or under mpirun.
+
+Standard output is the answer's, on rank 0 alone; the log and errors go to standard error. An error is one line, and the
+exit code 2 for bad input, else 1. SHMEMTP_DEBUG=1 adds tracebacks.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import runpy
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from .agreement import Agreement, agree, exit_code, report
+from .errors import InputError
+from .log import configure
+from .world import join, launcher
+
+__all__ = ["main"]
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code. Under mpirun all processes call it."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        with _together(arguments):
+            options = _parser().parse_args(arguments)
+            return options.run(options)
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        if launcher().rank == 0:
+            report(error)
+        return exit_code(error)
+
+
+def _together(arguments):
+    """Under mpirun, what makes a failure of one process known to all. The doctor runs where MPI does not."""
+    if launcher().size == 1 or arguments[:1] == ["doctor"]:
+        return contextlib.nullcontext()
+    return Agreement(join())
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad options are errors like any other; help comes from one process."""
+
+    def error(self, message):
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+    def _print_message(self, message, file=None):
+        if launcher().rank == 0:
+            super()._print_message(message, file)
+
+
+def _parser():
+    parser = _Parser(prog="shmemtp", description="Tensor-parallel LLM inference; mpirun starts one process a GPU.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_generate(commands)
+    bench = commands.add_parser("bench", help="run a benchmark, scripts/bench_NAME.py", add_help=False)
+    bench.add_argument("name", metavar="NAME", nargs="?")
+    bench.add_argument("arguments", nargs=argparse.REMAINDER)
+    bench.set_defaults(run=_bench)
+    doctor = commands.add_parser("doctor", help="say what works on this machine, and what to do about what does not")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _version():
+    try:
+        return f"shmemtp {metadata.version('shmemtp')}"
+    except metadata.PackageNotFoundError:
+        return "shmemtp, from its sources"
+
+
+def _add_generate(commands):
+    parser = commands.add_parser("generate", help="continue a prompt with a model")
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR|NAME", help="a Hugging Face checkpoint, or a built-in model's name")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="TEXT")
+    prompt.add_argument("--prompt-ids", metavar="1,2,3", type=_token_ids, help="the prompt as token ids")
+    add("--max-new-tokens", metavar="N", type=_number(int, 1), default=64)
+    add("--max-context", metavar="N", type=_number(int, 1), help="tokens of prompt and answer that there is room for")
+    add("--load-format", choices=("auto", "dummy"), default="auto", help="dummy: random weights, no checkpoint read")
+    add(
+        "--temperature",
+        metavar="T",
+        type=_number(float, 0.0),
+        default=0.0,
+        help="0 (default) takes the likeliest token",
+    )
+    add("--top-p", metavar="P", type=_number(float, 0.0, 1.0), default=1.0)
+    add("--seed", metavar="N", type=_number(int, 0, 2**63 - 1), default=0)
+    add("--ignore-eos", action="store_true", help="go on after a stop token, to --max-new-tokens")
+    add("--algorithm", choices=("auto", "packets", "put"), default="auto", help="how PEs add their partial sums")
+    add("--backend", choices=("auto", "gpu", "emulator"), default="auto")
+    add("--bootstrap", choices=("unique-id", "mpi"), default="unique-id", help="how NVSHMEM starts")
+    add("--format", choices=("text", "json"), default="text")
+    add("--verbose", action="store_true")
+    parser.set_defaults(run=_generate)
+
+
+def _number(kind, low, high=None):
+    """An option's type: a number from low to high."""
+
+    def read(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value or (high is not None and value > high) or value == float("inf"):
+            noun = "a whole number" if kind is int else "a number"
+            to = f"to {high}" if high is not None else "up"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} from {low} {to}")
+        return value
+
+    return read
+
+
+def _token_ids(text):
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of token ids such as 1,2,3") from None
+
+
+def _generate(options) -> int:
+    from .llm import LLM
+    from .runtime import init
+
+    configure(launcher().rank, options.verbose)
+    with _answer_stream() as answer:
+        _agree_on_options(options)
+        with init(options.backend, options.bootstrap) as pe:
+            llm = LLM(
+                options.model,
+                pe,
+                load_format=options.load_format,
+                max_context=options.max_context,
+                algorithm=options.algorithm,
+            )
+            streams = pe.rank == 0 and options.format == "text"
+            generation = llm.generate(
+                options.prompt if options.prompt is not None else options.prompt_ids,
+                max_new_tokens=options.max_new_tokens,
+                temperature=options.temperature,
+                top_p=options.top_p,
+                seed=options.seed,
+                on_token=(lambda token: print(token.text, end="", file=answer, flush=True)) if streams else None,
+                **({"stop_tokens": ()} if options.ignore_eos else {}),
+            )
+            if streams:
+                print(file=answer, flush=True)
+            elif pe.rank == 0:
+                print(json.dumps(_summary(generation, llm, pe)), file=answer, flush=True)
+    return 0
+
+
+def _summary(generation, llm, pe):
+    """The JSON answer; times in seconds and milliseconds."""
+    return {
+        "prompt_ids": [int(token) for token in generation.prompt_ids],
+        "token_ids": [int(token) for token in generation.token_ids],
+        "text": generation.text,
+        "stop_reason": generation.stop_reason,
+        "tp_size": llm.tp_size,
+        "backend": pe.backend,
+        "algorithm": llm.algorithm,
+        "load_s": llm.load_s,
+        "compile_s": llm.compile_s,
+        "prefill_s": generation.prefill_s,
+        "ms_per_token": generation.ms_per_token,
+    }
+
+
+@contextlib.contextmanager
+def _answer_stream():
+    """Standard output for the answer alone: what libraries write to it meanwhile goes to standard error."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(own), "w", encoding="utf-8") as answer:
+            yield answer
+    finally:
+        sys.stdout.flush()
+        os.dup2(own, 1)
+        os.close(own)
+
+
+def _agree_on_options(options):
+    """Collective: before anything is loaded, all PEs were asked for the same."""
+    comm = join()
+    for name, value in vars(options).items():
+        if name != "run":
+            agree(comm, f"--{name.replace('_', '-')}", value)
+
+
+def _bench(options) -> int:
+    known = sorted(path.stem.removeprefix("bench_") for path in SCRIPTS.glob("bench_*.py"))
+    if options.name not in known:
+        there = f"there are {', '.join(known)}" if known else f"there are none in {SCRIPTS}; they come with the sources"
+        raise InputError(f"no benchmark {options.name}: {there}" if options.name else f"name a benchmark: {there}")
+    script = SCRIPTS / f"bench_{options.name}.py"
+    sys.argv = [str(script), *options.arguments]
+    runpy.run_path(str(script), run_name="__main__")
+    return 0
+
+
+def _doctor(options) -> int:
+    if launcher().rank != 0:
+        return 0
+    from .doctor import examine
+
+    return examine()
