@@ -84,13 +84,14 @@ class PE:
 
     `rank` of `size` PEs, `local_rank` on its node; `backend` "gpu" or "emulator"; `comm` an mpi4py communicator;
     `device` and `heap` the backend's; `team` the Team of all PEs; `watchdog` to call while waiting for a kernel;
-    `timeout_s` the limit of a wait on the device.
+    `timeout_s` the limit of a wait on the device. `with pe.together:` is a step of all PEs: if its body fails on one, all
+    raise.
     """
 
     closed = False
 
     def __init__(self, comm, together, backend, bootstrap):
-        self.comm, self._together, self._teams = comm.Dup(), together, []
+        self.comm, self.together, self._teams = comm.Dup(), together, []
         self.rank, self.size, self.backend = comm.rank, comm.size, backend.NAME
         agree(comm, "backends", self.backend)
         self.timeout_s = agree(comm, "SHMEMTP_TIMEOUT_S", timeout_s())
@@ -134,7 +135,7 @@ class PE:
         self.closed = True
         for team in self._teams:
             team.comm.Free()
-        self._together.free()
+        self.together.free()
         self.comm.Free()
         atexit.unregister(self._at_exit)
 
@@ -149,7 +150,7 @@ class PE:
     def __exit__(self, kind, error, trace):
         if self.closed:
             return
-        raised = self._together.settle(error)
+        raised = self.together.settle(error)
         self.close()
         if raised is not None and raised is not error:
             raise raised

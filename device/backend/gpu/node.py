@@ -83,9 +83,9 @@ def take_one(node) -> int:
     seen = node.allgather([gpu.uuid for gpu in visible()])
     indices = assign(seen)
     if indices is None:
-        gpus = len({uuid for mine in seen for uuid in mine})
+        gpus, pes = len({uuid for mine in seen for uuid in mine}), node.size
         raise InputError(
-            f"{node.size} PEs on {socket.gethostname()} but {gpus} visible GPU{'s' * (gpus != 1)}: each PE needs one "
-            f"of its own (start fewer PEs, or use --backend emulator)"
+            f"{pes} PE{'s' * (pes != 1)} on {socket.gethostname()} but {gpus} visible GPU{'s' * (gpus != 1)}: "
+            f"each PE needs a GPU of its own (or --backend emulator)"
         )
     return indices[node.rank]
