@@ -84,8 +84,8 @@ class PE:
 
     `rank` of `size` PEs, `local_rank` on its node; `backend` "gpu" or "emulator"; `comm` an mpi4py communicator;
     `device` and `heap` the backend's; `team` the Team of all PEs; `watchdog` to call while waiting for a kernel;
-    `timeout_s` the limit of a wait on the device. `with pe.together:` is a step of all PEs: if its body fails on one, all
-    raise.
+    `timeout_s` the limit of a wait on the device. `with pe.together:` is a step of all PEs: if its body fails on one,
+    all raise.
     """
 
     closed = False
