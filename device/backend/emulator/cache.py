@@ -9,6 +9,7 @@ from pathlib import Path
 
 import llvmlite
 import numba
+import numpy as np
 from numba.core import caching
 from numba.core.dispatcher import Dispatcher
 
@@ -56,7 +57,9 @@ def _digest(kernel):
         for name, value in _named(function):
             if isinstance(value, Dispatcher):
                 waiting.append(value.py_func)
-            elif isinstance(value, (bool, int, float, str, tuple)):
+            elif isinstance(value, np.ndarray):
+                parts.add(f"{name} = {value.dtype} {value.tolist()}")
+            elif isinstance(value, (bool, int, float, str, tuple, numba.types.Type)):
                 parts.add(f"{name} = {value!r}")
     return hashlib.sha256("\0".join(sorted(parts)).encode()).hexdigest()[:24]
 

@@ -4,11 +4,11 @@ import ctypes
 import os
 
 import numpy as np
-from mpi4py import MPI
 
 from shmemtp.errors import ShmemtpError
 
 from .buffers import LINE
+from .launch import abort_all
 
 DEFAULT_BYTES = 256 << 20
 
@@ -35,6 +35,8 @@ class Heap:
     """
 
     def __init__(self, device, comm):
+        from mpi4py import MPI  # not before: importing it starts MPI
+
         self.nbytes = _heap_bytes()
         self._comm = comm
         self._node = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
@@ -82,8 +84,9 @@ class Heap:
         self._free = _joined(sorted([*self._free, (address, self._taken.pop(address))]))
 
     def close(self):
-        """Frees the window; collective. Arrays of the heap must not be used afterwards."""
+        """Frees the window; collective. Kernels that still run are ended first: they may use the heap."""
         if self._window is not None:
+            abort_all()
             self._window.Free()
             self._node.Free()
             self._window = None

@@ -48,7 +48,7 @@ class Device:
         """Zeroed memory that the kernel and the host see at once."""
         return Mapped(aligned(shape, dtype))
 
-    def compile(self, kernel, args):
+    def compile(self, kernel, args, block=None):
         """Compiles for these arguments, or reads the disk cache; returns a `Compiled`."""
         return compile_kernel(kernel, args)
 

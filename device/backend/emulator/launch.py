@@ -1,11 +1,13 @@
 """A kernel on OS threads: compiling it ahead, starting its blocks, waiting for them."""
 
+import atexit
 import contextlib
 import dataclasses
 import fcntl
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -80,16 +82,19 @@ def compile_kernel(kernel, args):
     return Compiled(kernel.py_func.__name__, signature, entry, time.perf_counter() - began, cached)
 
 
+_launches: "weakref.WeakSet[Launch]" = weakref.WeakSet()
+
+
 class Launch:
     """A kernel that runs: `done()` looks, `wait()` waits and raises what the kernel raised."""
 
     def __init__(self, compiled, grid, block, args, shared_bytes, warp, distances):
-        self._compiled, self._args, self._errors = compiled, args, []
+        self._compiled, self._args, self._distances, self._errors = compiled, args, distances, []
         self._failed = aligned(1, np.int64)
         self._memory = _BlockMemory(grid, block, warp, shared_bytes)
         self._records = self._memory.records(self._failed, distances)
-        self._keep = distances
         self._threads = [threading.Thread(target=self._run, args=(row,), daemon=True) for row in self._records]
+        _launches.add(self)
         for thread in self._threads:
             thread.start()
 
@@ -109,9 +114,22 @@ class Launch:
         """Waits for every thread; raises what the first thread that failed raised."""
         for thread in self._threads:
             thread.join()
-        for error in self._errors:
-            if not isinstance(error, context.KernelAborted):
-                raise error
+        if self._errors:
+            raise min(self._errors, key=lambda error: isinstance(error, context.KernelAborted))
+
+    def abort(self, seconds=2.0):
+        """Ends the kernel: each thread leaves at its next barrier or pause, for which this waits so long at most."""
+        self._failed[0] = 1
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+
+@atexit.register
+def abort_all():
+    """Ends every kernel that still runs, before the memory that it uses goes away."""
+    for launch in list(_launches):
+        launch.abort()
 
 
 class _BlockMemory:

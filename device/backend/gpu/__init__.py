@@ -1,0 +1,1 @@
+"""The contract on NVIDIA GPUs: Numba-CUDA kernels, inline PTX, NVSHMEM."""

@@ -1,0 +1,102 @@
+"""Kernel source to machine code for one architecture, with or without a GPU in this machine, cached on disk."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numba_cuda
+from cuda.core import Linker, LinkerOptions, ObjectCode
+from numba.cuda import compiler, dispatcher, types
+
+DEVICE_FOLDER = Path(__file__).resolve().parents[2]
+ALIGNMENT_OF_LAUNCH = 1  # one block a multiprocessor
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What compiling needs to know of a GPU: stands in for one where there is none."""
+
+    compute_capability: tuple[int, int] = (9, 0)
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class Cubin:
+    """Machine code of one kernel, and what the assembler said of it."""
+
+    name: str
+    code: bytes
+    registers: int
+    spill_bytes: int
+    stack_bytes: int
+    cached: bool
+
+
+def cache_folder() -> Path:
+    """`SHMEMTP_CACHE_DIR`, or shmemtp under the user's cache directory."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("SHMEMTP_CACHE_DIR") or Path(home) / "shmemtp") / "gpu"
+
+
+def source_hash() -> str:
+    """Changes when any device code or the compiler does."""
+    digest = hashlib.sha256(numba_cuda.__version__.encode())
+    for path in sorted(DEVICE_FOLDER.rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def compile_cubin(kernel, signature, block: int, machine=Machine()) -> Cubin:
+    """Compiles `kernel` for a tuple of Numba types; `block` threads at most will run it."""
+    arch = f"sm_{machine.compute_capability[0]}{machine.compute_capability[1]}"
+    what = f"{kernel.__module__}.{kernel.__qualname__}{signature}{block}{arch}"
+    path = cache_folder() / source_hash() / (hashlib.sha256(what.encode()).hexdigest()[:24] + ".cubin")
+    if path.exists():
+        header, code = path.read_bytes().split(b"\n", 1)
+        name, registers, spills, stack = header.decode().split(" ")
+        return Cubin(name, code, int(registers), int(spills), int(stack), True)
+    cubin = _compile(kernel, signature, block, machine, arch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}")  # PEs of one job write the same file at the same time
+    header = f"{cubin.name} {cubin.registers} {cubin.spill_bytes} {cubin.stack_bytes}\n".encode()
+    scratch.write_bytes(header + cubin.code)
+    scratch.replace(path)
+    return cubin
+
+
+def _compile(kernel, signature, block, machine, arch) -> Cubin:
+    current, dispatcher.get_current_device = dispatcher.get_current_device, lambda: machine
+    try:
+        codes, _ = compiler.compile_all(
+            kernel,
+            types.void(*signature),
+            device=False,
+            abi="numba",
+            cc=machine.compute_capability,
+            output="ltoir",
+            launch_bounds=(block, ALIGNMENT_OF_LAUNCH),
+        )
+    finally:
+        dispatcher.get_current_device = current
+    objects = [ObjectCode.from_ltoir(_bytes_of(code)) for code in codes]
+    options = LinkerOptions(arch=arch, link_time_optimization=True, verbose=True, ptxas_options=["-v"])
+    linker = Linker(*objects, options=options)
+    code = bytes(linker.link("cubin").code)
+    return Cubin(*_read_log(linker.get_info_log(), code), cached=False)
+
+
+def _bytes_of(code) -> bytes:
+    data = getattr(code, "data", code)
+    return bytes(getattr(data, "code", data))
+
+
+def _read_log(log: str, code: bytes):
+    """The kernel's name, its registers, spilled bytes and stack frame from the assembler's report."""
+    name = re.search(r"Compiling entry function '(\S+)'", log)
+    registers = re.search(r"Used (\d+) registers", log)
+    frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    if not (name and registers and frame):
+        raise RuntimeError(f"the assembler's report cannot be read: {log!r}")
+    return name[1], code, int(registers[1]), int(frame[2]) + int(frame[3]), int(frame[1])

@@ -1,0 +1,220 @@
+"""Loads, stores, atomics and the copy engine, as inline PTX. The contract is in ../README.md.
+
+Sources: PTX ISA 8.x, "Memory Consistency Model" (relaxed, acquire and release at a scope), "mbarrier", "cp.async.bulk".
+"""
+
+from llvmlite import ir
+from numba import cuda
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
+from numba.cuda.np import arrayobj
+
+from .words import function, int64, ptx, uint32, uint64
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+VECTOR = types.UniTuple(types.uint32, 4)
+
+
+def element(context, builder, array_type, array, index):
+    """The address of `array[index]`."""
+    return builder.gep(arrayobj.make_array(array_type)(context, builder, array).data, [index])
+
+
+@intrinsic
+def address(typingctx, array, i):
+    """The generic address of `array[i]`, as uint64."""
+
+    def codegen(context, builder, sig, args):
+        return builder.ptrtoint(element(context, builder, sig.args[0], *args), I64)
+
+    return types.uint64(array, types.int64), codegen
+
+
+@intrinsic
+def load_vector(typingctx, array, i):
+    def codegen(context, builder, sig, args):
+        pointer = element(context, builder, sig.args[0], *args)
+        vector = builder.load(builder.bitcast(pointer, ir.VectorType(I32, 4).as_pointer()), align=16)
+        words = [builder.extract_element(vector, I32(lane)) for lane in range(4)]
+        return context.make_tuple(builder, sig.return_type, words)
+
+    return VECTOR(array, types.int64), codegen
+
+
+@intrinsic
+def _load_packet(typingctx, at):
+    def codegen(context, builder, sig, args):
+        text = "ld.relaxed.sys.global.v4.u32 {$0,$1,$2,$3}, [$4];"
+        kind = ir.FunctionType(ir.LiteralStructType([I32] * 4), [I64])
+        value = builder.call(ir.InlineAsm(kind, text, "=r,=r,=r,=r,l,~{memory}", side_effect=True), args)
+        return context.make_tuple(builder, sig.return_type, [builder.extract_value(value, i) for i in range(4)])
+
+    return VECTOR(types.uint64), codegen
+
+
+_store_packet = ptx(
+    "st.relaxed.sys.global.v4.u32 [$0], {$1,$2,$3,$4};", "l,r,r,r,r,~{memory}", types.void, uint64, *[uint32] * 4
+)
+_store_half = ptx("st.relaxed.sys.global.v2.u32 [$0], {$1,$2};", "l,r,r,~{memory}", types.void, uint64, uint32, uint32)
+
+
+@function
+def load_packet(array, i):
+    return _load_packet(address(array, int64(i)))
+
+
+@function
+def store_packet(array, i, a, b, c, d):
+    _store_packet(address(array, int64(i)), uint32(a), uint32(b), uint32(c), uint32(d))
+
+
+@function
+def store_half(array, i, a, b):
+    _store_half(address(array, int64(i)), uint32(a), uint32(b))
+
+
+def _ordered_load(order):
+    @intrinsic
+    def load(typingctx, array, i):
+        bits = array.dtype.bitwidth
+
+        def codegen(context, builder, sig, args):
+            kind = ir.FunctionType(ir.IntType(bits), [I64])
+            constraints = f"={'l' if bits == 64 else 'r'},l,~{{memory}}"
+            asm = ir.InlineAsm(kind, f"ld.{order}.sys.global.b{bits} $0, [$1];", constraints, side_effect=True)
+            return builder.call(asm, [builder.ptrtoint(element(context, builder, sig.args[0], *args), I64)])
+
+        return array.dtype(array, types.int64), codegen
+
+    return load
+
+
+def _ordered_store(order):
+    @intrinsic
+    def store(typingctx, array, i, value):
+        bits = array.dtype.bitwidth
+
+        def codegen(context, builder, sig, args):
+            kind = ir.FunctionType(ir.VoidType(), [I64, ir.IntType(bits)])
+            constraints = f"l,{'l' if bits == 64 else 'r'},~{{memory}}"
+            asm = ir.InlineAsm(kind, f"st.{order}.sys.global.b{bits} [$0], $1;", constraints, side_effect=True)
+            builder.call(asm, [builder.ptrtoint(element(context, builder, sig.args[0], *args[:2]), I64), args[2]])
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, array.dtype), codegen
+
+    return store
+
+
+load_acquire, load_relaxed = _ordered_load("acquire"), _ordered_load("relaxed")
+store_release, store_relaxed = _ordered_store("release"), _ordered_store("relaxed")
+
+
+def _atomic(operation, operands):
+    """atom.acq_rel.gpu: `operands` values beside the address."""
+
+    def build(array, sig_args):
+        bits = array.dtype.bitwidth
+        letter = "l" if bits == 64 else "r"
+        suffix = f"{'u' if operation == 'add' else 'b'}{bits}"
+
+        def codegen(context, builder, sig, args):
+            kind = ir.FunctionType(ir.IntType(bits), [I64] + [ir.IntType(bits)] * operands)
+            names = ", ".join(f"${2 + n}" for n in range(operands))
+            text = f"atom.acq_rel.gpu.global.{operation}.{suffix} $0, [$1], {names};"
+            constraints = ",".join([f"={letter}", "l", *[letter] * operands, "~{memory}"])
+            at = builder.ptrtoint(element(context, builder, sig.args[0], *args[:2]), I64)
+            return builder.call(ir.InlineAsm(kind, text, constraints, side_effect=True), [at, *args[2:]])
+
+        return array.dtype(array, types.int64, *[array.dtype] * operands), codegen
+
+    return build
+
+
+@intrinsic
+def atomic_add(typingctx, array, i, value):
+    return _atomic("add", 1)(array, (i, value))
+
+
+@intrinsic
+def atomic_cas(typingctx, array, i, expected, desired):
+    return _atomic("cas", 2)(array, (i, expected, desired))
+
+
+@intrinsic
+def peer(typingctx, array, distance):
+    def codegen(context, builder, sig, args):
+        mine = arrayobj.make_array(sig.args[0])(context, builder, args[0])
+        shifted = builder.add(builder.ptrtoint(mine.data, I64), args[1])
+        mine.data = builder.inttoptr(shifted, mine.data.type)
+        return mine._getvalue()
+
+    return array(array, types.int64), codegen
+
+
+# --- mbarriers and bulk copies: shared addresses are 32-bit ---
+
+@intrinsic
+def _shared_address(typingctx, array, i):
+    def codegen(context, builder, sig, args):
+        pointer = element(context, builder, sig.args[0], *args)
+        in_shared = builder.addrspacecast(pointer, pointer.type.pointee.as_pointer(3))
+        return builder.ptrtoint(in_shared, I32)
+
+    return types.uint32(array, types.int64), codegen
+
+
+_init = ptx("mbarrier.init.shared::cta.b64 [$0], 1;", "r,~{memory}", types.void, uint32)
+_expect = ptx(
+    "mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r,~{memory}", types.void, uint32, uint32
+)
+_try_wait = ptx(
+    "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [$1], $2; selp.u32 $0,1,0,p; }",
+    "=r,r,r,~{memory}",
+    uint32,
+    uint32,
+    uint32,
+)
+_bulk = ptx(
+    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1], $2, [$3];",
+    "r,l,r,r,~{memory}",
+    types.void,
+    uint32,
+    uint64,
+    uint32,
+    uint32,
+)
+_fence_proxy = ptx("fence.proxy.async.shared::cta;", "~{memory}", types.void)
+
+
+@function
+def barrier_init(array, i):
+    _init(_shared_address(array, int64(i)))
+
+
+@function
+def barrier_expect(array, i, nbytes):
+    _expect(_shared_address(array, int64(i)), uint32(nbytes))
+
+
+@function
+def barrier_test(array, i, parity):
+    return _try_wait(_shared_address(array, int64(i)), uint32(parity)) != 0
+
+
+@function
+def barrier_fence():
+    _fence_proxy()
+
+
+@function
+def bulk_load(target, to, source, start, nbytes, array, i):
+    _bulk(
+        _shared_address(target, int64(to)),
+        address(source, int64(start)),
+        uint32(nbytes),
+        _shared_address(array, int64(i)),
+    )
+
+
+__all__ = [name for name in dir() if not name.startswith("_") and name not in ("cuda", "ir", "types", "I32", "I64")]

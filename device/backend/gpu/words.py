@@ -1,0 +1,256 @@
+"""The plain words of a kernel, for Numba-CUDA. The contract is in ../README.md."""
+
+import math
+
+from llvmlite import ir
+from numba import cuda
+from numba.cuda import cgutils, types
+from numba.cuda.cudadecl import registry as typing_registry
+from numba.cuda.cudaimpl import registry as lowering_registry
+from numba.cuda.extending import core_models, intrinsic, register_model, typeof_impl
+from numba.cuda.np import arrayobj
+from numba.cuda.typing.templates import AttributeTemplate
+
+int32, int64, uint16, uint32, uint64, float32 = (
+    types.int32,
+    types.int64,
+    types.uint16,
+    types.uint32,
+    types.uint64,
+    types.float32,
+)
+WARP_SIZE = 32
+FULL_WARP = 0xFFFFFFFF
+
+
+def kernel(function):
+    """Marks an entry point; `Device.compile` turns it into machine code for the arguments it is given."""
+    return function
+
+
+function = cuda.jit(device=True, forceinline=True)
+
+
+class Constants:
+    """A record of ints, bools and floats that the compiler sees as literals (see ../README.md)."""
+
+    def __init__(self, **fields):
+        self.fields = fields
+        self.__dict__.update(fields)
+
+
+class ConstantsType(types.Type):
+    def __init__(self, fields):
+        self.fields = dict(fields)
+        super().__init__(name=f"Constants({', '.join(f'{k}={v!r}' for k, v in fields)})")
+
+
+@typeof_impl.register(Constants)
+def _typeof_constants(value, context):
+    return ConstantsType(tuple(sorted(value.fields.items())))
+
+
+@register_model(ConstantsType)
+class _ConstantsModel(core_models.OpaqueModel):
+    """Carries nothing at run time."""
+
+
+@typing_registry.register_attr
+class _ConstantsAttributes(AttributeTemplate):
+    key = ConstantsType
+
+    def generic_resolve(self, constants, name):
+        value = constants.fields[name]
+        return types.float32 if isinstance(value, float) else types.literal(value)
+
+
+@lowering_registry.lower_getattr_generic(ConstantsType)
+def _lower_constant(context, builder, constants, value, name):
+    field = constants.fields[name]
+    kind = types.float32 if isinstance(field, float) else types.boolean if isinstance(field, bool) else types.intp
+    return context.get_constant(kind, field)
+
+
+# --- indices and barriers ---
+
+
+@function
+def thread_index():
+    return int64(cuda.threadIdx.x)
+
+
+@function
+def block_index():
+    return int64(cuda.blockIdx.x)
+
+
+@function
+def block_size():
+    return int64(cuda.blockDim.x)
+
+
+@function
+def grid_size():
+    return int64(cuda.gridDim.x)
+
+
+@function
+def warp_size():
+    return int64(WARP_SIZE)
+
+
+@function
+def lane_index():
+    return int64(cuda.threadIdx.x & (WARP_SIZE - 1))
+
+
+@function
+def warp_index():
+    return int64(cuda.threadIdx.x // WARP_SIZE)
+
+
+@function
+def sync_block():
+    cuda.syncthreads()
+
+
+@function
+def sync_warp():
+    cuda.syncwarp(FULL_WARP)
+
+
+@function
+def warp_sum(value):
+    for step in (16, 8, 4, 2, 1):
+        value += cuda.shfl_xor_sync(FULL_WARP, value, step)
+    return value
+
+
+@function
+def warp_max(value):
+    for step in (16, 8, 4, 2, 1):
+        value = max(value, cuda.shfl_xor_sync(FULL_WARP, value, step))
+    return value
+
+
+@function
+def warp_max_key(key):
+    for step in (16, 8, 4, 2, 1):
+        key = max(key, uint64(cuda.shfl_xor_sync(FULL_WARP, int64(key), step)))
+    return key
+
+
+# --- memory of a block and of a thread ---
+
+
+def view_of(context, builder, array_type, data, count):
+    """An array struct of `count` elements over the pointer `data`."""
+    array = arrayobj.make_array(array_type)(context, builder)
+    item_bytes = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
+    size = context.get_constant(types.intp, item_bytes)
+    arrayobj.populate_array(
+        array, data=builder.bitcast(data, array.data.type), shape=[count], strides=[size], itemsize=size, meminfo=None
+    )
+    return array._getvalue()
+
+
+@intrinsic
+def shared(typingctx, offset, count, dtype):
+    array_type = types.Array(dtype.dtype, 1, "C")
+
+    def codegen(context, builder, sig, args):
+        module, name, space = builder.module, "block_shared_memory", 3
+        memory = module.globals.get(name)
+        if memory is None:
+            memory = ir.GlobalVariable(module, ir.ArrayType(ir.IntType(8), 0), name, addrspace=space)
+            memory.linkage, memory.align = "external", 128
+        zero = ir.Constant(ir.IntType(32), 0)
+        base = builder.addrspacecast(builder.gep(memory, [zero, zero]), ir.IntType(8).as_pointer(), "generic")
+        return view_of(context, builder, array_type, builder.gep(base, [args[0]]), args[1])
+
+    return array_type(types.int64, types.int64, dtype), codegen
+
+
+@intrinsic
+def local(typingctx, count, dtype):
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+    array_type, length = types.Array(dtype.dtype, 1, "C"), count.literal_value
+
+    def codegen(context, builder, sig, args):
+        memory = cgutils.alloca_once(builder, ir.ArrayType(context.get_data_type(dtype.dtype), length))
+        return view_of(context, builder, array_type, memory, context.get_constant(types.intp, length))
+
+    return array_type(count, dtype), codegen
+
+
+# --- time, bits, functions ---
+
+
+def ptx(text, constraints, result, *arguments):
+    """An intrinsic that is one line of inline PTX over scalars."""
+
+    def codegen(context, builder, sig, args):
+        returned = ir.VoidType() if result is types.void else context.get_value_type(result)
+        kind = ir.FunctionType(returned, [value.type for value in args])
+        value = builder.call(ir.InlineAsm(kind, text, constraints, side_effect=True), args)
+        return context.get_dummy_value() if result is types.void else value
+
+    typed = result(*arguments), codegen
+    by_arity = (  # Numba wants each parameter by name
+        lambda typingctx: typed,
+        lambda typingctx, a: typed,
+        lambda typingctx, a, b: typed,
+        lambda typingctx, a, b, c: typed,
+        lambda typingctx, a, b, c, d: typed,
+        lambda typingctx, a, b, c, d, e: typed,
+    )
+    return intrinsic(by_arity[len(arguments)])
+
+
+_globaltimer = ptx("mov.u64 $0, %globaltimer;", "=l", types.int64)
+
+
+@function
+def pause():
+    """A GPU's scheduler lets the others run by itself."""
+
+
+@function
+def clock():
+    return _globaltimer()
+
+
+@intrinsic
+def as_float32(typingctx, bits):
+    return float32(uint32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.FloatType())
+
+
+@intrinsic
+def as_bits(typingctx, value):
+    return uint32(float32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.IntType(32))
+
+
+@function
+def exp(x):
+    return math.exp(float32(x))
+
+
+@function
+def log(x):
+    return math.log(float32(x))
+
+
+@function
+def sqrt(x):
+    return math.sqrt(float32(x))
+
+
+@function
+def sin(x):
+    return math.sin(float32(x))
+
+
+@function
+def cos(x):
+    return math.cos(float32(x))

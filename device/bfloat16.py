@@ -1,0 +1,43 @@
+"""bfloat16 as bits: two values to a uint32, the lower half first. All functions are a thread's own."""
+
+from .backend import as_bits, as_float32, function, uint32
+
+
+@function
+def low(word):
+    """The first of two bf16 values, as float32."""
+    return as_float32(uint32(word << uint32(16)))
+
+
+@function
+def high(word):
+    """The second of two bf16 values, as float32."""
+    return as_float32(uint32(word & uint32(0xFFFF0000)))
+
+
+@function
+def rounded(value):
+    """The bits of float32 `value` rounded to bf16, nearest even, in the upper half of a uint32."""
+    bits = as_bits(value)
+    odd = uint32(uint32(bits >> uint32(16)) & uint32(1))
+    return uint32(uint32(bits + uint32(0x7FFF) + odd) & uint32(0xFFFF0000))
+
+
+@function
+def pack(first, second):
+    """Two float32 values as one word of bf16."""
+    return uint32(uint32(rounded(first) >> uint32(16)) | rounded(second))
+
+
+@function
+def dot(weights, x, total):
+    """`total` plus eight bf16 weights times eight bf16 values, both four words, in float32."""
+    total += low(weights[0]) * low(x[0])
+    total += high(weights[0]) * high(x[0])
+    total += low(weights[1]) * low(x[1])
+    total += high(weights[1]) * high(x[1])
+    total += low(weights[2]) * low(x[2])
+    total += high(weights[2]) * high(x[2])
+    total += low(weights[3]) * low(x[3])
+    total += high(weights[3]) * high(x[3])
+    return total

@@ -1,0 +1,228 @@
+"""The persistent decode kernel: tokens, layers, phases. It reads like the model it runs.
+
+One launch serves one request: every prompt token and every generated token, all layers, on every PE of a team, with no
+round trip to a host. Weights arrive by the stream, which runs ahead of everything else; activations travel between
+blocks and PEs as packets. Shapes are this PE's share; `plan` is a record of constants (shmemtp/plan.py).
+"""
+
+from collections import namedtuple
+
+from .all_reduce import Team, own_pairs, reduce_residual
+from .attention import Cache, attend, merge, receive_attention
+from .backend import (
+    block_index,
+    clock,
+    float32,
+    function,
+    int64,
+    kernel,
+    load_relaxed,
+    local,
+    shared,
+    store_relaxed,
+    store_release,
+    sync_block,
+    thread_index,
+    uint16,
+    uint32,
+    uint64,
+)
+from .matvec import multiply
+from .norm import embed, receive_hidden, start_residual
+from .projections import keep_logits, publish_activations, publish_heads, receive_activations
+from .sample import Ballot, choose
+from .stream import Stream, close_stream, end_token, open_stream, token_tiles
+from .watch import Limits, has_expired
+
+Block = namedtuple("Block", "x_words x partial logits scratch residual sums flags")
+Block.__doc__ = """A block's shared memory beside the stream's ring.
+
+x: uint16 bf16, the current product's input (x_words: the same as uint32). partial: float32 [tiles, 2], a product's sums.
+logits: float32. scratch: float32, attention's. residual: float32 [hidden_local, 2], the block's pairs of the hidden state.
+sums: float32 [warps]. flags: int64 [2].
+"""
+Request = namedtuple("Request", "prompt prompt_count start max_new stops temperature top_p seed")
+Request.__doc__ = """prompt: int64 token ids [prompt_count]. start: the first one's position. max_new: tokens to generate.
+stops: int64 token ids that end the request. temperature, top_p: float32. seed: int64."""
+Weights = namedtuple("Weights", "embedding norms biases")
+Weights.__doc__ = """What is not streamed. embedding: uint32 bf16 pairs [total_vocab, hidden / 2]. norms: float32
+[2 * layers + 1, hidden]. biases: float32 [layers, qkv rows]."""
+STOP = 0  # control: the host wants the request to end
+COUNT, REASON = 0, 1  # progress: tokens generated so far, why the request ended
+RUNNING, LENGTH, STOP_TOKEN, STOPPED, EXPIRED = range(5)
+STEP_EPOCH, VOTE_EPOCH = 0, 1  # epochs: the next layer's and the next vote's number, carried from launch to launch
+
+
+@function
+def decode_layer(plan, stream, block, team, weights, cache, channels, layer, position, step, limits):
+    """One transformer layer of one token; x and sums hold its normalised input (block)."""
+    base = layer * plan.layer_tiles
+    sync_block()
+    multiply(plan, stream, block.x, block.partial, base, plan.qkv_tiles, plan.qkv_splits, plan.qkv_columns)
+    sync_block()
+    publish_heads(plan, channels, block.partial, block.sums, weights.biases, layer, step)
+    sync_block()
+    attend(plan, cache, channels, block.scratch, layer, position, step, limits)
+    merge(plan, channels, step, limits)
+    receive_attention(plan, channels, step, block.x_words, limits)
+    sync_block()
+    first = base + plan.o_first
+    multiply(plan, stream, block.x, block.partial, first, plan.o_tiles, plan.o_splits, plan.o_columns)
+    sync_block()
+    reduce_residual(plan, team, channels, block.partial, plan.o_splits, block.residual, 2 * step, limits)
+    receive_hidden(plan, channels, weights.norms, 2 * layer + 1, 2 * step, block.x_words, block.sums, limits)
+    sync_block()
+    first = base + plan.gate_up_first
+    multiply(
+        plan, stream, block.x, block.partial, first, plan.gate_up_tiles, plan.gate_up_splits, plan.gate_up_columns
+    )
+    sync_block()
+    publish_activations(plan, channels, block.partial, block.sums, step)
+    receive_activations(plan, channels, step, block.x_words, limits)
+    sync_block()
+    first = base + plan.down_first
+    multiply(plan, stream, block.x, block.partial, first, plan.down_tiles, plan.down_splits, plan.down_columns)
+    sync_block()
+    reduce_residual(plan, team, channels, block.partial, plan.down_splits, block.residual, 2 * step + 1, limits)
+    receive_hidden(plan, channels, weights.norms, 2 * layer + 2, 2 * step + 1, block.x_words, block.sums, limits)
+
+
+@function
+def next_token(plan, stream, block, team, ballot, request, record, generated, position, epoch, stop, limits):
+    """lm_head and the choice of the next token (block); returns it, the wish to stop and the next vote's epoch."""
+    sync_block()
+    base = plan.layers * plan.layer_tiles
+    multiply(plan, stream, block.x, block.partial, base, plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns)
+    sync_block()
+    keep_logits(plan, block.partial, block.sums, team.rank, block.logits, record, generated * plan.vocab)
+    sync_block()
+    first_token = team.rank * plan.vocab + block_index() * plan.lm_head_rows
+    return choose(plan, team, ballot, block.logits, first_token, request, position, epoch, stop, limits)
+
+
+@function
+def is_stop(request, token):
+    for i in range(request.stops.size):
+        if request.stops[i] == token:
+            return True
+    return False
+
+
+@function
+def has_ended(request, block, generated, token, wish, limits):
+    """Why the request ends after its newest token, or RUNNING; the same for every thread (block)."""
+    if thread_index() == 0:
+        reason = int64(RUNNING)
+        if generated == request.max_new:
+            reason = int64(LENGTH)
+        if wish:
+            reason = int64(STOPPED)
+        if generated > 0 and is_stop(request, token):
+            reason = int64(STOP_TOKEN)
+        if has_expired(limits):
+            reason = int64(EXPIRED)
+        block.flags[0] = reason
+    sync_block()
+    reason = block.flags[0]
+    sync_block()
+    return reason
+
+
+@kernel
+def decode(
+    plan,
+    rank,
+    weights,
+    embedding,
+    norms,
+    biases,
+    head_norms,
+    rope,
+    keys,
+    values,
+    channels,
+    distances,
+    pes,
+    slots,
+    outbox,
+    signals,
+    votes,
+    vote_outbox,
+    vote_signals,
+    prompt,
+    prompt_count,
+    start,
+    max_new,
+    stops,
+    temperature,
+    top_p,
+    seed,
+    control,
+    progress,
+    tokens,
+    times,
+    record,
+    epochs,
+    watch,
+):
+    """Decodes one request; launched by DecodeLoop (shmemtp/loop.py), which documents the buffers."""
+    request = Request(prompt, prompt_count, start, max_new, stops, temperature, top_p, seed)
+    limits = Limits(watch, rank)
+    team = Team(rank, distances, pes, slots, outbox, signals)
+    cache = Cache(keys, values, rope, head_norms)
+    small = Weights(embedding, norms, biases)
+    stream = Stream(
+        local(5, int64),
+        shared(plan.shared_ring, plan.warps * plan.depth * plan.stage_elements, uint16),
+        shared(plan.shared_landed, plan.warps * plan.depth, uint64),
+        weights,
+        prompt_count - 1,
+    )
+    block = Block(
+        shared(plan.shared_x, plan.x_elements // 2, uint32),
+        shared(plan.shared_x, plan.x_elements, uint16),
+        shared(plan.shared_partial, plan.partial_count, float32),
+        shared(plan.shared_logits, plan.lm_head_rows, float32),
+        shared(plan.shared_partial, plan.scratch_count, float32),
+        shared(plan.shared_residual, 2 * plan.hidden_local, float32),
+        shared(plan.shared_sums, plan.warps, float32),
+        shared(plan.shared_flags, 2, int64),
+    )
+    ballot = Ballot(
+        votes,
+        vote_outbox,
+        vote_signals,
+        shared(plan.shared_keys, plan.warps, uint64),
+        shared(plan.shared_numbers, plan.warps + 4, float32),
+    )
+    speaks = rank == 0 and block_index() == 0
+    step, epoch = epochs[STEP_EPOCH], epochs[VOTE_EPOCH]
+    open_stream(plan, stream)
+    token, fed, generated, reason = prompt[0], 0, 0, int64(RUNNING)
+    while reason == RUNNING:
+        wanted = fed >= prompt_count - 1
+        stop = load_relaxed(control, STOP) if speaks else int64(0)
+        embed(plan, embedding, token, norms, block.x_words, block.sums)
+        start_residual(plan, embedding, token, block_index() * plan.hidden_local, own_pairs(plan), block.residual)
+        for layer in range(plan.layers):
+            decode_layer(plan, stream, block, team, small, cache, channels, layer, start + fed, step, limits)
+            step += 1
+        wish = stop != 0
+        if wanted:
+            token, wish, epoch = next_token(
+                plan, stream, block, team, ballot, request, record, generated, start + fed, epoch, stop, limits
+            )
+            if block_index() == 0 and thread_index() == 0:
+                store_relaxed(tokens, generated, token)
+                store_relaxed(times, generated, clock())
+                store_release(progress, COUNT, generated + 1)
+            generated += 1
+        else:
+            token, wish = prompt[fed + 1], False
+        end_token(stream, token_tiles(plan, fed, stream.first_wanted))
+        fed += 1
+        reason = has_ended(request, block, generated, token, wish, limits)
+    close_stream(plan, stream)
+    if block_index() == 0 and thread_index() == 0:
+        epochs[STEP_EPOCH], epochs[VOTE_EPOCH] = step, epoch
+        store_release(progress, REASON, reason)

@@ -1,0 +1,87 @@
+"""The hidden state as a product's input: received, normalised, in shared memory. RMSNorm as in Zhang & Sennrich, 2019.
+
+The product is linear, so the scale 1 / rms is applied to its result: `receive_hidden` leaves weight * hidden in bf16 and
+the threads' sums of squares, and `scale` gives the factor. That saves a pass and a barrier.
+"""
+
+from .backend import (
+    block_size,
+    float32,
+    function,
+    lane_index,
+    local,
+    sqrt,
+    thread_index,
+    uint32,
+    warp_index,
+    warp_sum,
+)
+from .bfloat16 import high, low, pack
+from .packets import BATCH, receive_batch
+from .watch import HIDDEN
+
+
+@function
+def store_normed(norms, at, packet, first, second, x):
+    """Four values of the hidden state (two bf16 words) times their norm weights into `x`; returns their squares' sum."""
+    a, b, c, d = low(first), high(first), low(second), high(second)
+    x[2 * packet] = pack(a * norms[at + 4 * packet], b * norms[at + 4 * packet + 1])
+    x[2 * packet + 1] = pack(c * norms[at + 4 * packet + 2], d * norms[at + 4 * packet + 3])
+    return a * a + b * b + c * c + d * d
+
+
+@function
+def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
+    """Waits for the hidden state of `epoch` and stores it times row `row` of `norms` (block).
+
+    norms: float32 [rows * hidden]. x: uint32 [hidden / 2], bf16 pairs. sums: float32 [warps], for `scale`, which is valid
+    after the next `sync_block`.
+    """
+    at = plan.channel_hidden + 2 * (epoch & 1) * plan.hidden_pairs
+    packets = plan.hidden_pairs // 2
+    data = local(8, uint32)
+    squares = float32(0)
+    for first in range(thread_index(), packets, BATCH * block_size()):
+        receive_batch(channels, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN)
+        for b in range(BATCH):
+            packet = first + b * block_size()
+            if packet < packets:
+                squares += store_normed(norms, row * plan.hidden, packet, data[2 * b], data[2 * b + 1], x)
+    squares = warp_sum(squares)
+    if lane_index() == 0:
+        sums[warp_index()] = squares
+
+
+@function
+def embed(plan, embedding, token, norms, x, sums):
+    """The embedding row of `token` in place of a received hidden state (block).
+
+    embedding: uint32 [total_vocab * hidden / 2], bf16 pairs.
+    """
+    row = token * (plan.hidden // 2)
+    squares = float32(0)
+    for packet in range(thread_index(), plan.hidden_pairs // 2, block_size()):
+        first, second = embedding[row + 2 * packet], embedding[row + 2 * packet + 1]
+        squares += store_normed(norms, 0, packet, first, second, x)
+    squares = warp_sum(squares)
+    if lane_index() == 0:
+        sums[warp_index()] = squares
+
+
+@function
+def start_residual(plan, embedding, token, first, count, residual):
+    """The block's own pairs of the token's embedding as float32 (block)."""
+    row = token * (plan.hidden // 2)
+    for pair in range(thread_index(), count, block_size()):
+        word = embedding[row + first + pair]
+        residual[2 * pair] = low(word)
+        residual[2 * pair + 1] = high(word)
+
+
+@function
+def scale(plan, sums):
+    """1 / rms of the hidden state behind `sums` (thread)."""
+    total = float32(0)
+    for warp in range(plan.warps):
+        total += sums[warp]
+    return float32(1) / sqrt(total / float32(plan.true_hidden) + plan.norm_eps)

@@ -1,0 +1,75 @@
+"""Epoch-tagged packets: data that says by itself when it has arrived.
+
+A packet is 16 bytes, {data, epoch, data, epoch}, in one relaxed system-scope store; each 8-byte half carries its own
+epoch, so only 8-byte stores need arrive whole. The receiver polls its own memory until both epochs match: no fence, no
+flag, no barrier, one hop. A channel has two slot sets, chosen by the epoch's parity, and needs no reset as long as a
+sender stores epoch k + 1 only after it has read everyone's epoch k. A packet orders nothing but itself.
+"""
+
+from .backend import function, load_packet, uint32
+from .watch import LEAVE, keep_waiting
+
+BATCH = 4  # packets of one thread whose loads are in flight together
+
+
+@function
+def receive(words, at, tag, limits, operation, peer):
+    """Waits for the packet at word `at`; returns its two data words (thread)."""
+    polls = began = 0
+    while True:
+        a, tag_a, b, tag_b = load_packet(words, at)
+        if tag_a == tag and tag_b == tag:
+            return a, b
+        polls += 1
+        began = keep_waiting(limits, polls, began, operation, peer, at, tag, tag_a)
+        if began == LEAVE:
+            return a, b
+
+
+@function
+def receive_batch(words, at, first, stride, count, tag, data, limits, operation):
+    """Waits for packets first, first + stride, ... (at most BATCH, below `count`) of the channel at word `at` (thread).
+
+    Their data words go to `data` (uint32, 2 * BATCH). All loads are in flight together: polling packet after packet
+    would pay the memory's latency for each.
+    """
+    polls = began = 0
+    while True:
+        missing, seen = -1, uint32(0)
+        for b in range(BATCH):
+            packet = first + b * stride
+            if packet < count:
+                data_a, tag_a, data_b, tag_b = load_packet(words, at + 4 * packet)
+                data[2 * b] = data_a
+                data[2 * b + 1] = data_b
+                if tag_a != tag or tag_b != tag:
+                    missing, seen = packet, tag_a
+        if missing < 0:
+            return
+        polls += 1
+        began = keep_waiting(limits, polls, began, operation, limits.pe, missing, tag, seen)
+        if began == LEAVE:
+            return
+
+
+@function
+def receive_from_all(plan, words, at, stride, tag, data, limits, operation):
+    """Waits for one packet of every PE: PE p's stands at word `at` + p * `stride` (thread).
+
+    Their data words go to `data` (uint32, 2 * plan.pes). All loads are in flight together.
+    """
+    polls = began = 0
+    while True:
+        missing, seen = -1, uint32(0)
+        for p in range(plan.pes):
+            data_a, tag_a, data_b, tag_b = load_packet(words, at + p * stride)
+            data[2 * p] = data_a
+            data[2 * p + 1] = data_b
+            if tag_a != tag or tag_b != tag:
+                missing, seen = p, tag_a
+        if missing < 0:
+            return
+        polls += 1
+        began = keep_waiting(limits, polls, began, operation, missing, at, tag, seen)
+        if began == LEAVE:
+            return

@@ -1,0 +1,84 @@
+"""What a column-parallel product's rows become: heads for attention, activations for the MLP, logits (all block)."""
+
+from .backend import (
+    as_bits,
+    block_index,
+    block_size,
+    exp,
+    float32,
+    function,
+    store_half,
+    store_packet,
+    thread_index,
+    uint32,
+)
+from .attention import receive_vector
+from .bfloat16 import pack
+from .matvec import row_pair
+from .norm import scale
+from .sample import LOWEST
+from .watch import ACTIVATION
+
+
+@function
+def publish_heads(plan, channels, partial, sums, biases, layer, step):
+    """The block's rows of queries, keys and values, scaled, with their bias, to the blocks that attend (float32)."""
+    factor, tag = scale(plan, sums), uint32(step)
+    for number in range(thread_index(), plan.qkv_local, block_size()):
+        pair = block_index() * plan.qkv_local + number
+        if pair < plan.qkv_pairs:
+            upper, lower = row_pair(partial, number, plan.qkv_splits)
+            upper, lower = upper * factor, lower * factor
+            if plan.qkv_bias:
+                upper += biases[2 * (layer * plan.qkv_pairs + pair)]
+                lower += biases[2 * (layer * plan.qkv_pairs + pair) + 1]
+            at = plan.channel_qkv + 4 * ((step & 1) * plan.qkv_pairs + pair)
+            store_packet(channels, at, as_bits(upper), tag, as_bits(lower), tag)
+
+
+@function
+def gated(partial, number, factor, splits):
+    """SwiGLU of the block's pair `number`, a row of the gate and one of the up projection (Shazeer, 2020)."""
+    gate, up = row_pair(partial, number, splits)
+    gate, up = gate * factor, up * factor
+    return gate / (float32(1) + exp(-gate)) * up
+
+
+@function
+def publish_activations(plan, channels, partial, sums, step):
+    """The block's rows of the MLP's activation to all blocks, two to a half packet (bf16)."""
+    factor = scale(plan, sums)
+    for number in range(thread_index(), plan.gate_up_local // 2, block_size()):
+        pair = block_index() * (plan.gate_up_local // 2) + number
+        if pair < plan.intermediate // 2:
+            first = gated(partial, 2 * number, factor, plan.gate_up_splits)
+            second = gated(partial, 2 * number + 1, factor, plan.gate_up_splits)
+            at = plan.channel_activation + 2 * ((step & 1) * (plan.intermediate // 2) + pair)
+            store_half(channels, at, pack(first, second), uint32(step))
+
+
+@function
+def receive_activations(plan, channels, step, x, limits):
+    """The MLP's activation, as the down projection's input."""
+    at = plan.channel_activation + 2 * (step & 1) * (plan.intermediate // 2)
+    receive_vector(channels, at, plan.intermediate // 2, uint32(step), x, limits, ACTIVATION)
+
+
+@function
+def keep_logits(plan, partial, sums, rank, logits, record, at):
+    """The block's logits into shared memory, LOWEST where the vocabulary is padded, and into `record` from `at` on.
+
+    logits: float32 [2 * lm_head_local]. record: float32 in device memory, [tokens, vocab]; empty where nobody asked.
+    """
+    factor = scale(plan, sums)
+    for number in range(thread_index(), plan.lm_head_local, block_size()):
+        upper, lower = row_pair(partial, number, plan.lm_head_splits)
+        row = 2 * (block_index() * plan.lm_head_local + number)
+        for half in range(2):
+            value = (upper if half == 0 else lower) * factor
+            if row + half < plan.vocab and rank * plan.vocab + row + half < plan.total_vocab:
+                logits[2 * number + half] = value
+                if at + row + half < record.size:
+                    record[at + row + half] = value
+            else:
+                logits[2 * number + half] = float32(LOWEST)

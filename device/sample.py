@@ -1,0 +1,244 @@
+"""The next token, agreed on by all PEs on the device.
+
+lm_head is vocabulary-parallel: each block has the logits of its rows. Every block votes by packets to every block of
+every PE, all count the same votes in the same order, and so all reach the same token with one hop and no leader. Only a
+host's wish to stop is one PE's to tell: it travels in the vote of block 0 of PE 0.
+
+Greedy takes the highest logit. A temperature samples the softmax by the Gumbel-max trick (argmax of logit / temperature
+plus Gumbel noise; Maddison et al., 2014) from a generator keyed by seed, position and token. top_p rejects: a token drawn
+from the whole distribution is in the nucleus if the tokens of higher probability weigh less than top_p; if not, it is
+drawn again among the tokens above the one rejected. What is accepted is distributed exactly as the nucleus.
+"""
+
+from collections import namedtuple
+
+from .backend import (
+    as_bits,
+    as_float32,
+    block_index,
+    block_size,
+    exp,
+    float32,
+    function,
+    int64,
+    lane_index,
+    local,
+    peer,
+    put_signal,
+    signal_fetch,
+    store_packet,
+    sync_block,
+    thread_index,
+    uint32,
+    uint64,
+    warp_index,
+    warp_max,
+    warp_max_key,
+    warp_sum,
+)
+from .packets import receive_batch
+from .philox import gumbel, philox
+from .watch import LEAVE, VOTE, keep_waiting
+
+Ballot = namedtuple("Ballot", "votes outbox signals keys numbers")
+Ballot.__doc__ = """Symmetric memory of the votes and a block's scratch.
+
+votes: uint32 [2 parities, size, blocks, 8 words], two packets a vote. outbox: uint32 [2 parities, blocks, 8] and signals:
+uint64 [size, blocks], for `plan.put`. keys: uint64 [warps] and numbers: float32 [warps + 4] in shared memory.
+"""
+LOWEST = -1e30
+MAX_TOKEN = 0xFFFFFF  # token ids fit 24 bits
+MAX_ATTEMPTS = 256  # each draws above the last: never reached, but after a wait that ran out the votes mean nothing
+
+
+@function
+def sort_key(score, token, stop):
+    """Orders by score, then by lower token id; the lowest bit carries the wish to stop."""
+    bits = as_bits(score)
+    ordered = uint32(~bits) if bits >> uint32(31) else uint32(bits | uint32(0x80000000))
+    return (uint64(ordered) << uint64(32)) | (uint64(MAX_TOKEN - token) << uint64(8)) | uint64(stop)
+
+
+@function
+def token_of(key):
+    return int64(MAX_TOKEN) - int64((key >> uint64(8)) & uint64(MAX_TOKEN))
+
+
+@function
+def block_max_key(plan, ballot, key):
+    """The block's highest key, for every thread (block)."""
+    key = warp_max_key(key)
+    sync_block()
+    if lane_index() == 0:
+        ballot.keys[warp_index()] = key
+    sync_block()
+    for warp in range(plan.warps):
+        key = max(key, ballot.keys[warp])
+    return key
+
+
+@function
+def block_max(plan, ballot, value):
+    """The block's highest value, for every thread (block)."""
+    value = warp_max(value)
+    sync_block()
+    if lane_index() == 0:
+        ballot.numbers[warp_index()] = value
+    sync_block()
+    for warp in range(plan.warps):
+        value = max(value, ballot.numbers[warp])
+    return value
+
+
+@function
+def block_sum(plan, ballot, value):
+    """The block's sum in warp order, for every thread (block)."""
+    value = warp_sum(value)
+    sync_block()
+    if lane_index() == 0:
+        ballot.numbers[warp_index()] = value
+    sync_block()
+    total = float32(0)
+    for warp in range(plan.warps):
+        total += ballot.numbers[warp]
+    return total
+
+
+@function
+def vote(plan, team, ballot, epoch, a, b, c, d):
+    """This block's vote, four words, to every PE (block)."""
+    tag = uint32(epoch)
+    for p in range(thread_index(), plan.pes, block_size()):
+        at = 8 * (((epoch & 1) * plan.pes + team.rank) * plan.grid + block_index())
+        if plan.put:
+            start = 8 * ((epoch & 1) * plan.grid + block_index())
+            ballot.outbox[start], ballot.outbox[start + 2] = a, b
+            ballot.outbox[start + 4], ballot.outbox[start + 6] = c, d
+            for half in range(4):
+                ballot.outbox[start + 2 * half + 1] = tag
+            number = team.rank * plan.grid + block_index()
+            put_signal(ballot.votes, at, ballot.outbox, start, 8, ballot.signals, number, epoch, team.pes[p])
+        else:
+            there = peer(ballot.votes, team.distances[p])
+            store_packet(there, at, a, tag, b, tag)
+            store_packet(there, at + 4, c, tag, d, tag)
+
+
+@function
+def wait_for_votes(plan, ballot, epoch, limits):
+    """With `plan.put`, packets are ordinary data behind their signals (block)."""
+    for sender in range(thread_index(), plan.pes * plan.grid, block_size()):
+        polls = began = 0
+        seen = signal_fetch(ballot.signals, sender)
+        while seen < epoch and began != LEAVE:
+            polls += 1
+            began = keep_waiting(limits, polls, began, VOTE, sender // plan.grid, sender % plan.grid, epoch, seen)
+            seen = signal_fetch(ballot.signals, sender)
+    sync_block()
+
+
+@function
+def count_keys(plan, ballot, epoch, limits):
+    """The highest key among all votes, its logit, the highest logit, and PE 0's wish to stop (block)."""
+    if plan.put:
+        wait_for_votes(plan, ballot, epoch, limits)
+    at, votes = 8 * (epoch & 1) * plan.pes * plan.grid, plan.pes * plan.grid
+    data = local(8, uint32)
+    best, logit, top, stop = uint64(0), float32(0), float32(LOWEST), uint64(0)
+    for i in range(thread_index(), votes, block_size()):
+        receive_batch(ballot.votes, at, 2 * i, 1, 2 * i + 2, uint32(epoch), data, limits, VOTE)
+        key = (uint64(data[0]) << uint64(32)) | uint64(data[1])
+        if i == 0:
+            stop = key & uint64(1)
+        if key > best:
+            best, logit = key, as_float32(data[2])
+        top = max(top, as_float32(data[3]))
+    winner = block_max_key(plan, ballot, best)
+    top = block_max(plan, ballot, top)
+    sync_block()
+    if thread_index() == 0:
+        ballot.numbers[plan.warps + 1] = float32(stop)
+    if best == winner:
+        ballot.numbers[plan.warps] = logit
+    sync_block()
+    return winner, ballot.numbers[plan.warps], top, ballot.numbers[plan.warps + 1] != float32(0)
+
+
+@function
+def count_masses(plan, ballot, epoch, limits):
+    """The sums of the votes' first two words as float32, in a fixed order (block)."""
+    if plan.put:
+        wait_for_votes(plan, ballot, epoch, limits)
+    at, votes = 8 * (epoch & 1) * plan.pes * plan.grid, plan.pes * plan.grid
+    data = local(8, uint32)
+    above, total = float32(0), float32(0)
+    for i in range(thread_index(), votes, block_size()):
+        receive_batch(ballot.votes, at, 2 * i, 1, 2 * i + 2, uint32(epoch), data, limits, VOTE)
+        above += as_float32(data[0])
+        total += as_float32(data[1])
+    return block_sum(plan, ballot, above), block_sum(plan, ballot, total)
+
+
+@function
+def draw(plan, ballot, logits, first_token, temperature, seed, position, attempt, floor, stop):
+    """The block's candidate: its key, logit, and the block's highest logit (block). Logits <= floor take no part."""
+    best, logit, top = uint64(stop), float32(LOWEST), float32(LOWEST)
+    for i in range(thread_index(), plan.lm_head_rows, block_size()):
+        value = logits[i]
+        top = max(top, value)
+        if value > floor:
+            score = value
+            if temperature > float32(0):
+                bits = philox(seed, seed >> 32, position, first_token + i, attempt, 0)
+                score = value / temperature + gumbel(bits)
+            key = sort_key(score, first_token + i, stop)
+            if key > best:
+                best, logit = key, value
+    winner = block_max_key(plan, ballot, best)
+    top = block_max(plan, ballot, top)
+    sync_block()
+    if best == winner:
+        ballot.numbers[plan.warps] = logit
+    sync_block()
+    return winner, ballot.numbers[plan.warps], top
+
+
+@function
+def masses(plan, ballot, logits, temperature, logit, top):
+    """The block's probability mass above `logit`, and in all, relative to the highest logit `top` (block)."""
+    above, total = float32(0), float32(0)
+    for i in range(thread_index(), plan.lm_head_rows, block_size()):
+        value = logits[i]
+        weight = exp((value - top) / temperature) if value > float32(LOWEST) else float32(0)
+        total += weight
+        if value > logit:
+            above += weight
+    return block_sum(plan, ballot, above), block_sum(plan, ballot, total)
+
+
+@function
+def choose(plan, team, ballot, logits, first_token, request, position, epoch, stop, limits):
+    """The next token, the same on every block of every PE (block); returns it, the stop wish and the next epoch.
+
+    logits: float32 [lm_head_rows] in shared memory, LOWEST where there is no token. first_token: id of the first.
+    stop: 1 if this block speaks for the host and it wants to stop.
+    """
+    floor, attempt = float32(LOWEST), 0
+    while True:
+        key, logit, top = draw(
+            plan, ballot, logits, first_token, request.temperature, request.seed, position, attempt, floor, stop
+        )
+        words = uint32(key >> uint64(32)), uint32(key & uint64(0xFFFFFFFF))
+        vote(plan, team, ballot, epoch, words[0], words[1], as_bits(logit), as_bits(top))
+        key, logit, top, wish = count_keys(plan, ballot, epoch, limits)
+        epoch += 1
+        if request.temperature <= float32(0) or request.top_p >= float32(1):
+            break
+        above, total = masses(plan, ballot, logits, request.temperature, logit, top)
+        vote(plan, team, ballot, epoch, as_bits(above), as_bits(total), uint32(0), uint32(0))
+        above, total = count_masses(plan, ballot, epoch, limits)
+        epoch += 1
+        if above < request.top_p * total or attempt == MAX_ATTEMPTS:
+            break
+        floor, attempt = logit, attempt + 1
+    return token_of(key), wish, epoch

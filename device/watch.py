@@ -1,0 +1,66 @@
+"""Bounded waits: no spin of this project lasts for ever.
+
+The watch is an int64 array in device memory, one per launch context: the host writes its limit, and the first thread
+that waits longer writes what it waited for. From then on every wait of that PE ends at once, the kernel leaves at its
+next check (`has_expired`), and the host raises the record as one error.
+"""
+
+from collections import namedtuple
+
+from .backend import atomic_cas, clock, function, int64, load_relaxed, pause, store_relaxed
+
+LIMIT, EXPIRED, PE, OPERATION, PEER, SLOT, WANTED, SEEN = range(8)
+WATCH_WORDS = 8
+
+ALL_REDUCE, HIDDEN, QUERY, PARTIAL, ATTENTION, ACTIVATION, VOTE, SIGNAL, BARRIER, GRID, EXCHANGE = range(1, 12)
+OPERATIONS = {
+    ALL_REDUCE: "the all-reduce's partial sums",
+    HIDDEN: "the hidden state",
+    QUERY: "the query, key and value",
+    PARTIAL: "the attention's partial results",
+    ATTENTION: "the attention's output",
+    ACTIVATION: "the MLP's activations",
+    VOTE: "the choice of the next token",
+    SIGNAL: "a signal",
+    BARRIER: "a barrier of PEs",
+    GRID: "a barrier of blocks",
+    EXCHANGE: "a collective's packets",
+}
+
+Limits = namedtuple("Limits", "watch pe")
+Limits.__doc__ = """What a wait needs beside its data: the launch's watch and this PE's rank in its team, for the report."""
+
+POLLS_BETWEEN_CHECKS = 256
+LEAVE = -1
+
+
+@function
+def keep_waiting(limits, polls, began, operation, peer, slot, wanted, seen):
+    """Called by a thread after its `polls`-th failed poll; returns what to pass as `began` next time, or LEAVE.
+
+    `began` is 0 at first. Operation, peer, slot, the value wanted and the one seen go into the report.
+    """
+    pause()
+    if polls % POLLS_BETWEEN_CHECKS != 0:
+        return began
+    if load_relaxed(limits.watch, EXPIRED) != 0:
+        return int64(LEAVE)
+    now = clock()
+    if began == 0:
+        return now
+    if now - began < limits.watch[LIMIT]:
+        return began
+    if atomic_cas(limits.watch, EXPIRED, int64(0), int64(1)) == 0:
+        store_relaxed(limits.watch, PE, int64(limits.pe))
+        store_relaxed(limits.watch, OPERATION, int64(operation))
+        store_relaxed(limits.watch, PEER, int64(peer))
+        store_relaxed(limits.watch, SLOT, int64(slot))
+        store_relaxed(limits.watch, WANTED, int64(wanted))
+        store_relaxed(limits.watch, SEEN, int64(seen))
+    return int64(LEAVE)
+
+
+@function
+def has_expired(limits):
+    """True once a wait of this PE has run out. Threads of a block may see it at different times."""
+    return load_relaxed(limits.watch, EXPIRED) != 0

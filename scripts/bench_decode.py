@@ -1,0 +1,126 @@
+"""Milliseconds per token of the decode loop, beside the floor that the memory sets.
+
+    mpirun -n 8 python scripts/bench_decode.py --model llama-3.1-8b --load-format dummy --context 512 --json FILE
+
+A token must read every weight of its PE once, and the keys and values of its context. The floor is those bytes (less what
+only pads the layout) over the read bandwidth that a plain kernel reaches in the same run. Times are the device clock's,
+from one token's choice to the next, of every PE; the PE with the largest median is reported.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+import shmemtp
+from shmemtp.log import configure
+
+GIB = 1 << 30
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="llama-3.1-8b", help="a checkpoint folder or a built-in shape")
+    parser.add_argument("--load-format", choices=("auto", "dummy"), default="dummy")
+    parser.add_argument("--context", type=int, default=512, help="tokens in the cache before the first one timed")
+    parser.add_argument("--tokens", type=int, default=200, help="tokens timed")
+    parser.add_argument("--algorithm", choices=("auto", "packets", "put"), default="auto")
+    parser.add_argument("--backend", choices=("auto", "gpu", "emulator"), default="auto")
+    parser.add_argument("--block", type=int, help="threads of a block")
+    parser.add_argument("--max-tile-columns", type=int, help="columns of a weight tile at most")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    return parser.parse_args(argv)
+
+
+def read_bandwidth(device, nbytes, passes=4):
+    """Bytes per second that a plain kernel reads from device memory (its own array of `nbytes`)."""
+    from read_kernel import read_all
+
+    array, sink = device.array(nbytes // 4, np.uint32), device.array(1, np.uint32)
+    args = (array, sink, passes)
+    grid, block = (2 * device.multiprocessors, 1024) if device.warp_size == 32 else (1, 1)
+    compiled = device.compile(read_all, args, block=block)
+    best = None
+    for _ in range(4):
+        began = time.perf_counter()
+        device.launch(compiled, grid, block, args).wait()
+        seconds = time.perf_counter() - began
+        best = seconds if best is None else min(best, seconds)
+    array.free()
+    return array.nbytes * passes / best
+
+
+def bytes_per_token(llm, context):
+    """(necessary, streamed) bytes of one token on one PE."""
+    layout, shape = llm.plan.layout, llm.plan.shape
+    columns = (shape.hidden, shape.attention_columns, shape.hidden, shape.intermediate, shape.hidden)
+    sizes = [2 * product.pairs * k * 2 for product, k in zip(layout.products, columns, strict=True)]
+    cache = 4 * shape.layers * shape.kv_heads * shape.head_dim * context
+    return shape.layers * sum(sizes[:4]) + sizes[4] + cache, layout.streamed_bytes + cache
+
+
+def measure(options, pe):
+    bandwidth = read_bandwidth(pe.device, 4 * GIB if pe.backend == "gpu" else 1 << 24)
+    plan = {k: v for k, v in (("block", options.block), ("max_tile_columns", options.max_tile_columns)) if v}
+    llm = shmemtp.LLM(
+        options.model,
+        pe,
+        load_format=options.load_format,
+        max_context=options.context + options.tokens + 2,
+        algorithm=options.algorithm,
+        **plan,
+    )
+    prompt = np.random.default_rng(0).integers(0, llm.config.vocab, options.context).tolist()
+    llm.generate(prompt[:8], max_new_tokens=8, stop_tokens=())
+    generation = llm.generate(prompt, max_new_tokens=options.tokens + 1, stop_tokens=())
+    milliseconds = np.diff(llm.loop.token_times) / 1e6
+    necessary, streamed = bytes_per_token(llm, options.context + options.tokens // 2)
+    p1, median, p99 = (float(np.percentile(milliseconds, q)) for q in (1, 50, 99))
+    floor = necessary / bandwidth * 1e3
+    return {
+        "model": options.model,
+        "tp_size": pe.size,
+        "device": pe.device.name,
+        "algorithm": llm.algorithm,
+        "context": options.context,
+        "tokens": len(milliseconds),
+        "ms_per_token": median,
+        "p1": p1,
+        "p99": p99,
+        "floor_ms": floor,
+        "ratio": median / floor,
+        "read_tb_s": bandwidth / 1e12,
+        "gb_per_token": necessary / 1e9,
+        "padding": streamed / necessary - 1,
+        "prefill_ms_per_token": generation.prefill_s / options.context * 1e3,
+        "load_s": llm.load_s,
+        "compile_s": llm.compile_s,
+        "grid": llm.plan.grid,
+        "block": llm.plan.block,
+        "depth": llm.plan.depth,
+        "max_tile_columns": llm.plan.max_tile_columns,
+    }
+
+
+def main(argv=None):
+    options = parse(argv)
+    with shmemtp.init(options.backend) as pe:
+        configure(pe.rank)
+        rows = pe.comm.gather(measure(options, pe))
+        if pe.rank == 0:
+            row = max(rows, key=lambda r: r["ms_per_token"])
+            print(
+                f"{row['model']} TP {row['tp_size']} ({row['algorithm']}): {row['ms_per_token']:.3f} ms per token "
+                f"(p1 {row['p1']:.3f}, p99 {row['p99']:.3f}), floor {row['floor_ms']:.3f} ms "
+                f"({row['gb_per_token']:.2f} GB at {row['read_tb_s']:.2f} TB/s), ratio {row['ratio']:.2f}, "
+                f"prefill {row['prefill_ms_per_token']:.3f} ms per token",
+                flush=True,
+            )
+            if options.json:
+                options.json.write_text(json.dumps(row, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

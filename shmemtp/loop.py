@@ -1,0 +1,198 @@
+"""The persistent decode loop: one kernel per request, which the host starts, reads tokens from, and may stop."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from .agreement import agree
+from .errors import InputError, ShmemtpError
+from .plan import Plan
+from .resident import ResidentModel
+from .watchdog import raise_if_expired
+
+__all__ = ["DecodeLoop"]
+
+MOST_STOPS = 16
+PATIENCE_S = 0.0002  # between two looks for a token: a core that only looks is lost to the emulator's threads
+
+
+class DecodeLoop:
+    """Decodes requests with a model that is resident on a team's PEs. Collective: every PE makes the same calls.
+
+    `start` launches the kernel, `tokens` yields token ids while it runs, `stop` (PE 0's word counts) ends the request
+    early, `finish` waits for the kernel and tells why it ended. `launches` counts kernels: one a request.
+
+    Parameters
+    ----------
+    pe, team : the process and the PEs that share the model, `team.size` being the plan's TP size.
+    model : this PE's share.
+    record_logits : tokens whose logits are kept on the device (`logits`), for tests.
+    """
+
+    def __init__(self, pe, team, model: ResidentModel, record_logits: int = 0):
+        from .device.backend import Constants
+        from .device.watch import LIMIT, WATCH_WORDS
+
+        self.pe, self.team, self.plan, self.launches = pe, team, model.plan, 0
+        plan, device = model.plan, pe.device
+        self._model, self._running, self._failed = model, None, False
+        self._constants = Constants(**plan.constants)
+        self._channels = device.array(plan.channels["words"], np.uint32)
+        self._symmetric = _symmetric_memory(pe, plan)
+        self._distances, self._pes = device.array(team.size, np.int64), device.array(team.size, np.int64)
+        self._distances.fill(np.zeros(team.size, np.int64) if team.distances is None else team.distances)
+        self._pes.fill(np.array(team.pes, np.int64))
+        self._prompt, self._stops = device.array(plan.max_context, np.int64), device.array(MOST_STOPS, np.int64)
+        self._control, self._progress = device.mapped(1, np.int64), device.mapped(2, np.int64)
+        self._tokens = device.mapped(plan.max_context, np.int64)
+        self._times = device.mapped(plan.max_context, np.int64)
+        self._record = device.array(record_logits * plan.shape.vocab, np.float32)
+        self._epochs, self._watch = device.array(2, np.int64), device.array(WATCH_WORDS, np.int64)
+        self._epochs.fill(np.ones(2, np.int64))  # cleared slots hold epoch 0
+        watch = np.zeros(WATCH_WORDS, np.int64)
+        watch[LIMIT] = int(pe.timeout_s * 1e9)
+        self._watch.fill(watch)
+        self._compiled = None
+        self.compile()
+
+    def compile(self):
+        """Compiles the kernel, or reads it from the disk cache; `compile_s` seconds, `compile_cached` if it was there."""
+        from .device.decode import decode
+
+        args = self._arguments(1, 0, 1, 0.0, 1.0, 0)
+        self._compiled = self.pe.device.compile(decode, args, block=self.plan.block)
+        self.compile_s, self.compile_cached = self._compiled.seconds, self._compiled.cached
+
+    def start(
+        self,
+        prompt_ids: Sequence[int],
+        max_new_tokens: int,
+        position: int = 0,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop_tokens: Sequence[int] = (),
+    ):
+        """Launches the kernel for a request and returns.
+
+        prompt_ids follow `position` tokens whose keys and values are in the cache. temperature 0 is greedy; otherwise
+        the softmax of logits / temperature is sampled within the nucleus of mass top_p, the same for the same seed.
+        """
+        if self._running:
+            raise ShmemtpError("a request is running: finish it before the next one")
+        if self._failed:
+            raise ShmemtpError("this loop ended with an error and cannot go on: make a new one")
+        self._check(prompt_ids, max_new_tokens, position, temperature, top_p, stop_tokens)
+        request = (list(prompt_ids), max_new_tokens, position, temperature, top_p, seed, list(stop_tokens))
+        agree(self.team.comm, "requests", request)  # and nobody launches before all PEs are here
+        stops = np.full(MOST_STOPS, -1, np.int64)
+        stops[: len(stop_tokens)] = stop_tokens
+        self._prompt.fill(np.array(prompt_ids, np.int64))
+        self._stops.fill(stops)
+        self._control.host[:] = 0
+        self._progress.host[:] = 0
+        args = self._arguments(len(prompt_ids), position, max_new_tokens, temperature, top_p, seed)
+        self.started = time.perf_counter()
+        plan = self.plan
+        self._running = self.pe.device.launch(
+            self._compiled, plan.grid, plan.block, args, shared_bytes=plan.shared["bytes"], warp=plan.warp
+        )
+        self.launches += 1
+
+    def tokens(self) -> Iterator[int]:
+        """Yields the request's token ids as the kernel publishes them; then `finish`es it."""
+        read = 0
+        while self._running:
+            ended = self._running.done()
+            available = int(self._progress.host[0])
+            while read < available:
+                read += 1
+                yield int(self._tokens.host[read - 1])
+            if ended:
+                self.finish()
+            elif read == available:
+                self.pe.watchdog.check()
+                time.sleep(PATIENCE_S)
+
+    def stop(self):
+        """Asks the kernel to end after its next token. Only what PE 0 of the team asks counts, and reaches all PEs."""
+        self._control.host[0] = 1
+
+    def finish(self) -> str:
+        """Waits for the kernel; "length", "stop_token" or "stopped". Raises if a wait on the device ran out."""
+        from .device.decode import REASON, RUNNING
+
+        if self._running:
+            launch = self._running
+            try:
+                while not launch.done():
+                    self.pe.watchdog.check()
+                    time.sleep(PATIENCE_S)
+                launch.wait()
+                self._running = None
+                raise_if_expired(self._watch, self.team)
+            except BaseException:
+                self._failed, self._running = True, None
+                raise
+        reason = int(self._progress.host[REASON])
+        if reason == RUNNING:
+            raise ShmemtpError("no request was decoded yet")
+        return REASONS[reason]
+
+    @property
+    def token_times(self) -> np.ndarray:
+        """When each token of the last request was chosen: int64 nanoseconds of this PE's device clock."""
+        return self._times.host[: int(self._progress.host[0])].copy()
+
+    def logits(self) -> np.ndarray:
+        """This PE's recorded logits of the last request: float32 [record_logits, vocab of this PE]."""
+        return self._record.numpy().reshape(-1, self.plan.shape.vocab)
+
+    def _check(self, prompt_ids, max_new_tokens, position, temperature, top_p, stop_tokens):
+        vocab, most = self.plan.shape.total_vocab, self.plan.max_context
+        if not prompt_ids:
+            raise InputError("the prompt is empty: it needs at least one token")
+        wrong = [token for token in (*prompt_ids, *stop_tokens) if not 0 <= token < vocab]
+        if wrong:
+            raise InputError(f"token id {wrong[0]} is outside the vocabulary of {vocab}")
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {max_new_tokens}: it must be at least 1")
+        if position < 0 or position + len(prompt_ids) + max_new_tokens > most:
+            raise InputError(
+                f"a prompt of {len(prompt_ids)} tokens at position {position} and {max_new_tokens} new ones do not fit "
+                f"the context of {most}"
+            )
+        if len(stop_tokens) > MOST_STOPS:
+            raise InputError(f"{len(stop_tokens)} stop tokens: at most {MOST_STOPS} can be watched for")
+        if not temperature >= 0 or not 0 < top_p <= 1:
+            raise InputError(f"temperature {temperature} must be 0 or more, top_p {top_p} above 0 and at most 1")
+
+    def _arguments(self, prompt_count, position, max_new_tokens, temperature, top_p, seed):
+        """In the order of device/decode.py's kernel."""
+        model = self._model
+        return (
+            *(self._constants, self.team.rank, model.weights, model.embedding, model.norms, model.biases),
+            *(model.head_norms, model.rope, model.keys, model.values, self._channels, self._distances, self._pes),
+            *(array.argument for array in self._symmetric),
+            *(self._prompt, prompt_count, position, max_new_tokens, self._stops),
+            *(np.float32(temperature), np.float32(top_p), seed, self._control, self._progress),
+            *(self._tokens, self._times, self._record, self._epochs, self._watch),
+        )
+
+
+REASONS = {1: "length", 2: "stop_token", 3: "stopped"}
+
+
+def _symmetric_memory(pe, plan: Plan):
+    """slots, outbox, signals, votes, the votes' outbox and signals (see device/all_reduce.py and device/sample.py)."""
+    pairs, tp = plan.shape.hidden // 2, plan.shape.tp
+    signals = tp * plan.grid
+    return (
+        pe.array(plan.slot_words, np.uint32),
+        pe.array(2 * pairs * 4 if plan.put else 1, np.uint32),
+        pe.array(signals if plan.put else 1, np.uint64),
+        pe.array(plan.vote_words, np.uint32),
+        pe.array(2 * plan.grid * 8 if plan.put else 1, np.uint32),
+        pe.array(signals if plan.put else 1, np.uint64),
+    )

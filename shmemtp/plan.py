@@ -1,0 +1,225 @@
+"""How a model runs on a device: the launch's shape, the split of the work, and where everything lies in memory.
+
+`Plan.constants` is what device code calls `plan`: every number in it is a literal to the compiler.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from .errors import ShmemtpError
+from .model import Layout, ModelShape
+from .product import ceil_div, round_up
+
+__all__ = ["Plan", "make_plan"]
+
+CHUNK = 64  # device/attention.py: positions whose scores stand in shared memory at a time
+MOST_PARTS = 32  # of a context: one to a lane when they are merged
+MOST_DEPTH = 8  # stages of a warp's ring: more is far beyond what the memory's latency needs
+LINE = 128  # bytes: regions of shared memory start on one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One launch of the decode kernel, the same on every PE of the team.
+
+    grid blocks of `block` threads, in warps of `warp`; each warp has `depth` stages of the weight stream's ring. The
+    context is split into `parts`, `granule` positions at a time. `put` sends between PEs with NVSHMEM's put_signal.
+    """
+
+    shape: ModelShape
+    grid: int
+    block: int
+    warp: int
+    max_tile_columns: int
+    max_context: int
+    parts: int
+    granule: int
+    put: bool
+    shared_limit: int = field(repr=False)
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout(self.shape, self.grid, self.max_tile_columns)
+
+    @property
+    def warps(self) -> int:
+        return self.block // self.warp
+
+    @property
+    def algorithm(self) -> str:
+        return "put" if self.put else "packets"
+
+    @cached_property
+    def scratch(self) -> dict[str, int]:
+        """Attention's shared memory: offsets in floats, and their number."""
+        shape = self.shape
+        scores = (shape.group + 2) * shape.head_dim
+        maximum = scores + shape.group * CHUNK
+        return {
+            "scratch_scores": scores,
+            "scratch_maximum": maximum,
+            "scratch_sum": maximum + shape.group,
+            "scratch_correction": maximum + 2 * shape.group,
+            "scratch_count": maximum + 3 * shape.group,
+        }
+
+    @cached_property
+    def _small_regions(self) -> dict[str, int]:
+        """Bytes of each region of a block's shared memory beside the ring. Attention's scratch shares partial's."""
+        products = self.layout.products
+        partial = max(2 * p.tiles_per_block for p in products)
+        return {
+            "x": 2 * max(p.columns for p in products),
+            "partial": 4 * max(partial, self.scratch["scratch_count"]),
+            "logits": 8 * self.layout.lm_head.pairs_per_block,
+            "residual": 8 * self.layout.o.pairs_per_block,
+            "sums": 4 * self.warps,
+            "flags": 16,
+            "keys": 8 * self.warps,
+            "numbers": 4 * (self.warps + 4),
+        }
+
+    @property
+    def stage_elements(self) -> int:
+        return round_up(max(p.tile_elements for p in self.layout.products), LINE // 2)
+
+    @cached_property
+    def depth(self) -> int:
+        """Stages of the ring for each warp: what shared memory has room for."""
+        small = sum(round_up(nbytes, LINE) for nbytes in self._small_regions.values())
+        stage = self.warps * (2 * self.stage_elements + 8)
+        depth = (self.shared_limit - small - LINE) // stage
+        if depth < 1:
+            raise ShmemtpError(
+                f"a block needs {small + LINE + stage} bytes of shared memory for this model and has {self.shared_limit}"
+            )
+        return min(depth, MOST_DEPTH)
+
+    @cached_property
+    def shared(self) -> dict[str, int]:
+        """Byte offsets in a block's shared memory; `bytes` is its size."""
+        stages = self.warps * self.depth
+        regions = {"ring": 2 * stages * self.stage_elements, "landed": 8 * stages, **self._small_regions}
+        offsets, at = {}, 0
+        for name, nbytes in regions.items():
+            offsets[name] = at
+            at += round_up(nbytes, LINE)
+        return {**offsets, "bytes": at}
+
+    @cached_property
+    def channels(self) -> dict[str, int]:
+        """Word offsets of the channels between blocks of one PE, two parities each; `words` is their size."""
+        shape = self.shape
+        half = shape.head_dim // 2
+        sizes = {
+            "hidden": 2 * (shape.hidden // 2),
+            "qkv": 4 * (shape.qkv_rows // 2),
+            "partial": 4 * shape.kv_heads * self.parts * shape.group * (half + 1),
+            "attention": 2 * shape.heads * half,
+            "activation": 2 * (shape.intermediate // 2),
+        }
+        offsets, at = {}, 0
+        for name, words in sizes.items():
+            offsets[name] = at
+            at += round_up(2 * words, 32)
+        return {**offsets, "words": at}
+
+    @property
+    def slot_words(self) -> int:
+        """Symmetric words for the all-reduce: two parities, a packet for each PE and pair of the hidden state."""
+        return 2 * self.shape.tp * 4 * (self.shape.hidden // 2)
+
+    @property
+    def vote_words(self) -> int:
+        """Symmetric words for the votes: two parities, two packets for each PE and block."""
+        return 2 * self.shape.tp * self.grid * 8
+
+    @cached_property
+    def constants(self) -> dict[str, int | float | bool]:
+        """The record that device code sees."""
+        shape, layout = self.shape, self.layout
+        half = shape.head_dim // 2
+        values: dict[str, int | float | bool] = dict(
+            layers=shape.layers,
+            hidden=shape.hidden,
+            true_hidden=shape.true_hidden,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            group=shape.group,
+            head_dim=shape.head_dim,
+            intermediate=shape.intermediate,
+            vocab=shape.vocab,
+            total_vocab=shape.total_vocab,
+            qkv_bias=shape.qkv_bias,
+            qk_norm=shape.qk_norm,
+            norm_eps=float(shape.norm_eps),
+            score_scale=float(shape.head_dim**-0.5),
+            max_context=self.max_context,
+            pes=shape.tp,
+            pes_twice=2 * shape.tp,
+            put=self.put,
+            grid=self.grid,
+            warps=self.warps,
+            depth=self.depth,
+            stage_elements=self.stage_elements,
+            parts=self.parts,
+            granule=self.granule,
+            units=shape.kv_heads * self.parts,
+            hidden_pairs=shape.hidden // 2,
+            hidden_local=layout.o.pairs_per_block,
+            attention_pairs=shape.heads * half,
+            attention_local=ceil_div(shape.heads * half, self.grid),
+            attention_items=ceil_div(shape.group * half, self.block),
+            layer_elements=layout.layer_elements,
+            lm_head_start=layout.lm_head_offset,
+            lm_head_rows=2 * layout.lm_head.pairs_per_block,
+            x_elements=max(p.columns for p in layout.products),
+            partial_count=self._small_regions["partial"] // 4,
+            **self.scratch,
+        )
+        first = 0
+        for name, product, start in zip(
+            ("qkv", "o", "gate_up", "down", "lm_head"), layout.products, (*layout.offsets, 0), strict=True
+        ):
+            values[f"{name}_pairs"] = product.pairs
+            values[f"{name}_local"] = product.pairs_per_block
+            values[f"{name}_tiles"] = product.tiles_per_block
+            values[f"{name}_splits"] = product.splits
+            values[f"{name}_columns"] = product.tile_columns
+            if name != "lm_head":
+                values[f"{name}_first"], values[f"{name}_start"] = first, start
+                first += product.tiles_per_block
+        values["layer_tiles"] = first
+        values.update({f"shared_{name}": at for name, at in self.shared.items()})
+        values.update({f"channel_{name}": at for name, at in self.channels.items()})
+        return values
+
+
+def make_plan(
+    shape: ModelShape,
+    max_context: int,
+    multiprocessors: int,
+    shared_limit: int,
+    block: int,
+    warp: int,
+    max_tile_columns: int = 1024,
+    put: bool = False,
+) -> Plan:
+    """The plan for a model on a device of `multiprocessors` and `shared_limit` bytes of shared memory a block."""
+    grid = _grid(shape, multiprocessors, max_tile_columns)
+    granule = 16
+    parts = max(1, min(MOST_PARTS, grid // shape.kv_heads, ceil_div(max_context, granule)))
+    return Plan(shape, grid, block, warp, max_tile_columns, max_context, parts, granule, put, shared_limit)
+
+
+def _grid(shape: ModelShape, multiprocessors: int, max_tile_columns: int) -> int:
+    """Blocks: one a multiprocessor or some fewer, whichever pads the weights least.
+
+    Every block must own a pair of the hidden state: the channels' slots are safe to use again because every block takes
+    part in every exchange of it.
+    """
+    pairs = shape.hidden // 2
+    most = min(multiprocessors, pairs)
+    fitting = [n for n in range(1, most + 1) if ceil_div(pairs, ceil_div(pairs, n)) == n]
+    near = [n for n in fitting if n >= 0.9 * most] or fitting[-1:]
+    return min(near, key=lambda n: (Layout(shape, n, max_tile_columns).elements, -n))
