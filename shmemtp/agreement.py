@@ -79,7 +79,9 @@ def failures_of(error: BaseException) -> list[Failure] | None:
 def _message(error):
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    return str(error) if isinstance(error, ShmemtpError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, ShmemtpError):
+        return str(error)
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]} (SHMEMTP_DEBUG=1 shows where)"
 
 
 def report(error: BaseException, pe: int | None = None):
@@ -145,7 +147,7 @@ class Agreement:
 
     def _abort(self, error):
         if not isinstance(error, ShmemtpError):
-            traceback.print_exception(error)
+            sys.excepthook(type(error), error, error.__traceback__)  # as the program would show it
         report(error, self._comm.rank)
         sys.stdout.flush()
         self._comm.Abort(exit_code(error))

@@ -26,6 +26,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code. Under mpirun all processes call it."""
     arguments = sys.argv[1:] if argv is None else argv
+    sys.excepthook = lambda *error: None  # an error is one line, written below or by the PE that ends the job
     try:
         with _together(arguments):
             options = _parser().parse_args(arguments)
