@@ -101,25 +101,25 @@ def sync_warp():
 
 
 def _exchange(dtype):
-    """A device function: every lane gives a value and sees all of them, as an array by lane.
+    """The warp's scratch as an array, and a device function: every lane gives a value; from `row` on stand all of them.
 
     Two rows take turns with the warp's meetings: a row is written again only after the meeting that follows its reads.
     """
     row_items = 32 * 8 // (dtype.bitwidth // 8)  # rows of different dtypes start at the same two addresses
-    rows = field_view(record.SCRATCH, dtype, 2 * row_items)
+    scratch = field_view(record.SCRATCH, dtype, 2 * row_items)
 
     @function
     def exchange(value):
         row = row_items * (load_relaxed(_warp_barrier(), 1) & 1)
-        lanes = rows()[row : row + 32]
-        lanes[lane_index()] = value
+        scratch()[row + lane_index()] = value
         sync_warp()
-        return lanes
+        return row
 
-    return exchange
+    return scratch, exchange
 
 
-_exchange_float32, _exchange_uint64 = _exchange(float32), _exchange(uint64)
+_floats, _exchange_floats = _exchange(float32)
+_keys, _exchange_keys = _exchange(uint64)
 
 
 @function
@@ -127,10 +127,10 @@ def warp_sum(value):
     """The sum over the lanes, lane 0 first: the same bits on every lane."""
     total = float32(value)
     if warp_size() > 1:
-        lanes = _exchange_float32(total)
-        total = lanes[0]
+        row, lanes = _exchange_floats(total), _floats()
+        total = lanes[row]
         for lane in range(1, warp_size()):
-            total += lanes[lane]
+            total += lanes[row + lane]
     return total
 
 
@@ -138,9 +138,9 @@ def warp_sum(value):
 def warp_max(value):
     largest = float32(value)
     if warp_size() > 1:
-        lanes = _exchange_float32(largest)
+        row, lanes = _exchange_floats(largest), _floats()
         for lane in range(warp_size()):
-            largest = max(largest, lanes[lane])
+            largest = max(largest, lanes[row + lane])
     return largest
 
 
@@ -148,9 +148,9 @@ def warp_max(value):
 def warp_max_key(key):
     largest = uint64(key)
     if warp_size() > 1:
-        lanes = _exchange_uint64(largest)
+        row, lanes = _exchange_keys(largest), _keys()
         for lane in range(warp_size()):
-            largest = max(largest, lanes[lane])
+            largest = max(largest, lanes[row + lane])
     return largest
 
 

@@ -1,0 +1,114 @@
+"""The emulator's compiled kernels on disk: found again in another process, and never when a source changed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+SOURCES = {
+    "rates.py": "RATE = 3\n",
+    "helper.py": """
+from shmemtp.device import function
+
+@function
+def scaled(value, rate):
+    return value * rate
+""",
+    "kernels.py": """
+import helper
+from rates import RATE
+from shmemtp.device import float32, kernel, local, thread_index
+
+@kernel
+def fill(shape, out):
+    private = local(shape.count, float32)
+    private[0] = float32(helper.scaled(shape.value, RATE))
+    out[thread_index()] = private[0]
+""",
+    "main.py": """
+import numpy as np
+from kernels import fill
+from shmemtp.device import Constants
+from shmemtp.device.backend import Device
+
+device = Device(0)
+out = device.array(2, np.float32)
+args = (Constants(count=4, value=5, scaled=True, eps=1e-5), out)
+compiled = device.compile(fill, args)
+device.launch(compiled, 1, 2, args).wait()
+print(compiled.cached, out.numpy()[1])
+""",
+}
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A folder with a program of four files, the kernel's sources in three of them."""
+    folder = tmp_path / "program"
+    folder.mkdir()
+    for name, text in SOURCES.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def start(program, cache, house=ROOT):
+    outside = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PRTE_"))}
+    own = {"SHMEMTP_BACKEND": "emulator", "SHMEMTP_CACHE_DIR": str(cache), "PYTHONPATH": str(house)}
+    command = [sys.executable, "-B", str(program / "main.py")]
+    return subprocess.Popen(command, env=outside | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    cached, value = out.split()
+    return cached == "True", float(value)
+
+
+def run(*args, **kwargs):
+    return finish(start(*args, **kwargs))
+
+
+def test_a_second_process_compiles_nothing(program, tmp_path):
+    assert run(program, tmp_path / "cache") == (False, 15)
+    assert run(program, tmp_path / "cache") == (True, 15)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "value"),
+    [
+        ("kernels.py", "shape.value, RATE)", "shape.value + 1, RATE)", 18),
+        ("helper.py", "value * rate", "value + rate", 8),
+        ("rates.py", "3", "4", 20),
+        ("main.py", "value=5", "value=6", 18),
+    ],
+)
+def test_a_changed_source_compiles_again(program, tmp_path, file, old, new, value):
+    assert run(program, tmp_path / "cache") == (False, 15)
+    (program / file).write_text(SOURCES[file].replace(old, new))
+    assert run(program, tmp_path / "cache") == (False, value)
+
+
+def test_a_changed_device_function_compiles_again(program, tmp_path):
+    house = tmp_path / "house"
+    shutil.copytree(ROOT / "shmemtp", house / "shmemtp", ignore=shutil.ignore_patterns("__pycache__", "demo"))
+    assert run(program, tmp_path / "cache", house) == (False, 15)
+    assert run(program, tmp_path / "cache", house) == (True, 15)
+    words = house / "shmemtp/device/backend/emulator/words.py"
+    words.write_text(words.read_text() + "\n# changed\n")
+    assert run(program, tmp_path / "cache", house) == (False, 15)
+
+
+def test_one_of_several_processes_compiles(program, tmp_path):
+    processes = [start(program, tmp_path / "cache") for _ in range(3)]
+    assert sorted(finish(process) for process in processes) == [(False, 15), (True, 15), (True, 15)]
+
+
+def test_a_folder_that_cannot_be_is_no_error(program, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert run(program, tmp_path / "file" / "cache") == (False, 15)
