@@ -9,6 +9,8 @@ from importlib import metadata, util
 from pathlib import Path
 
 from .errors import ShmemtpError
+from .launch import environment
+from .world import launcher
 
 __all__ = ["CHECKS", "Missing", "examine"]
 
@@ -70,12 +72,11 @@ def numba() -> str:
 
 
 def _ask(command: list[str]) -> str:
-    """The standard output of a command that does not believe to be under mpirun; Missing with its last word."""
-    hidden = ("OMPI_", "PMI_", "PMIX_", "PRTE_", "MPI_", "SLURM_")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-    if os.geteuid() == 0:
-        env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    env |= {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+    """The standard output of a command, which does not believe to be under mpirun; Missing with its last word."""
+    env = environment(os.environ)
+    if launcher().name != "nothing":
+        hidden = ("OMPI_", "PMI_", "PMIX_", "MPI_", "SLURM_")
+        env = environment({name: value for name, value in os.environ.items() if not name.startswith(hidden)})
     try:
         done = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL

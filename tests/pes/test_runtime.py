@@ -1,6 +1,7 @@
 """PEs, teams, agreements and the watchdog, valid at every PE count."""
 
 import os
+import subprocess
 import time
 
 import numpy as np
@@ -146,16 +147,15 @@ def test_the_watchdog_sees_living_peers(pe):
 
 
 def test_the_watchdog_names_a_dead_peer(pe):
-    child = os.fork()
-    if child == 0:
-        os._exit(0)  # and stays as a zombie: dead, though its process id is taken
-    time.sleep(0.05)
+    process = subprocess.Popen(["true"])  # which stays as a zombie: dead, though its process id is taken
+    child = process.pid
+    time.sleep(0.1)
     watchdog = Watchdog(pe.comm)
     watchdog._near = [Peer(7, "here", "some-host", child, "1")]
     with pytest.raises(PeerLost, match=rf"^PE 7 \(pid {child}, some-host\) is gone$"):
         watchdog.check()
     watchdog.check()  # not again within the interval
-    os.waitpid(child, 0)
+    process.wait()
     assert [peer.pe for peer in watchdog.gone()] == [7]
     watchdog._near = [Peer(7, "here", "some-host", os.getpid(), "1")]
     assert [peer.pe for peer in watchdog.gone()] == [7]  # another process has its id now

@@ -51,7 +51,7 @@ def visible() -> list[Gpu]:
 
 def _describe(index):
     capability = tuple(_attribute(index, f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR"))
-    name = _call("cuDeviceGetName", 128, index).decode().rstrip("\0")
+    name = _call("cuDeviceGetName", 128, index).split(b"\0")[0].decode()
     return Gpu(index, name, _call("cuDeviceGetUuid", index).bytes.hex(), _call("cuDeviceTotalMem", index), capability)
 
 
