@@ -26,7 +26,7 @@ def gpus() -> int:
 
 
 def cases():
-    found = [("emulator", "tests/pes", pes) for pes in (1, 2, 4)]
+    found = [("emulator", "tests/pes", pes) for pes in (1, 2, 3, 4)]
     on_gpus = [pes for pes in (1, 2, 4, 8) if pes <= gpus()]
     found += [("gpu", suite, pes) for suite in ("tests/pes", "tests/gpu") for pes in on_gpus]
     return [pytest.param(*case, id=f"{case[0]}-{Path(case[1]).name}-{case[2]}") for case in found]
