@@ -31,7 +31,8 @@ class Heap:
     Raises
     ------
     ShmemtpError
-        On every PE, when they do not share one host's memory, or SHMEMTP_HEAP_BYTES (default 256 MiB) is no size.
+        On every PE, when they do not share one host's memory, or it cannot hold the heaps, or SHMEMTP_HEAP_BYTES (bytes
+        of each PE's heap, default 256 MiB) is no size.
     """
 
     def __init__(self, device, comm):
@@ -43,7 +44,13 @@ class Heap:
         if comm.allreduce(self._node.size, MPI.MIN) < comm.size:
             self._node.Free()
             raise ShmemtpError(f"the emulator's {comm.size} PEs must run on one host, where they can share memory")
-        self._window = MPI.Win.Allocate_shared(self.nbytes + LINE, 1, comm=self._node)
+        try:
+            self._window = MPI.Win.Allocate_shared(self.nbytes + LINE, 1, comm=self._node)
+        except MPI.Exception as error:
+            raise ShmemtpError(
+                f"the host has no shared memory (/dev/shm) for {comm.size} symmetric heaps of {self.nbytes} bytes; "
+                "SHMEMTP_HEAP_BYTES sets their size"
+            ) from error
         bases = [self._window.Shared_query(pe)[0] for pe in range(comm.size)]
         starts = np.array([-(-_base_address(base) // LINE) * LINE for base in bases], np.int64)
         self._start = int(starts[comm.rank])
