@@ -286,3 +286,20 @@ def test_the_doctor_says_what_to_do(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out.count("not here") == out.count("-> fetch it") == len(doctor.CHECKS)
     assert "emulator backend: does not work" in out
+
+
+@pytest.mark.parametrize("waiting", ["pe.barrier()", "pass"])
+def test_a_program_without_a_with_does_not_hang_either(run, tmp_path, waiting):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import shmemtp\n"
+        "pe = shmemtp.init()\n"
+        "array = pe.array(4)\n"
+        "if pe.rank == 1:\n"
+        "    raise KeyError('mine')\n"
+        f"{waiting}\n"
+    )
+    done = run(pes=2, program=program)
+    assert done.returncode != 0
+    assert "KeyError: 'mine'" in done.stderr
+    assert run(program=program).returncode == 0
