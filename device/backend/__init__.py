@@ -3,11 +3,13 @@
 
 import os
 
+from shmemtp.errors import ShmemtpError
+
 
 def _choice():
     name = os.environ.get("SHMEMTP_BACKEND", "auto")
     if name not in ("auto", "gpu", "emulator"):
-        raise ValueError(f"SHMEMTP_BACKEND is {name!r}; it must be gpu, emulator or auto")
+        raise ShmemtpError(f"SHMEMTP_BACKEND is {name!r}; it must be gpu, emulator or auto")
     if name != "auto":
         return name
     return "gpu" if _visible_gpus() else "emulator"
