@@ -18,7 +18,6 @@ from .backend import (
     as_bits,
     as_float32,
     block_index,
-    block_size,
     float32,
     function,
     local,
@@ -63,7 +62,7 @@ def reduce_residual(plan, team, channels, partial, splits, residual, epoch, limi
         wait_for_puts(plan, team, epoch, limits)
     else:
         send_pairs(plan, team, partial, splits, epoch)
-    for pair in range(thread_index(), own_pairs(plan), block_size()):
+    for pair in range(thread_index(), own_pairs(plan), plan.block):
         upper, lower = sum_of_pair(plan, team, partial, splits, pair, epoch, limits)
         upper += residual[2 * pair]
         lower += residual[2 * pair + 1]
@@ -78,7 +77,7 @@ def send_pairs(plan, team, partial, splits, epoch):
     """One packet for each pair and PE (block)."""
     if plan.pes > 1:
         tag = uint32(epoch)
-        for pair in range(thread_index(), own_pairs(plan), block_size()):
+        for pair in range(thread_index(), own_pairs(plan), plan.block):
             upper, lower = row_pair(partial, pair, splits)
             at = 4 * slot(plan, team.rank, block_index() * plan.hidden_local + pair, epoch)
             for p in range(plan.pes):
@@ -117,7 +116,7 @@ def put_pairs(plan, team, partial, splits, epoch):
     """One put_signal of all the block's pairs to each PE (block)."""
     first, count = block_index() * plan.hidden_local, own_pairs(plan)
     at = 4 * ((epoch & 1) * plan.hidden_pairs + first)
-    for pair in range(thread_index(), count, block_size()):
+    for pair in range(thread_index(), count, plan.block):
         upper, lower = row_pair(partial, pair, splits)
         team.outbox[at + 4 * pair] = as_bits(upper)
         team.outbox[at + 4 * pair + 2] = as_bits(lower)
@@ -131,7 +130,7 @@ def put_pairs(plan, team, partial, splits, epoch):
 @function
 def wait_for_puts(plan, team, epoch, limits):
     """Waits until every PE's signal for this block has reached `epoch` (block)."""
-    for p in range(thread_index(), plan.pes, block_size()):
+    for p in range(thread_index(), plan.pes, plan.block):
         polls = began = 0
         seen = signal_fetch(team.signals, p * plan.grid + block_index())
         while seen < epoch and began != LEAVE:

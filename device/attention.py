@@ -15,11 +15,9 @@ from .backend import (
     as_bits,
     as_float32,
     block_index,
-    block_size,
     exp,
     float32,
     function,
-    grid_size,
     lane_index,
     local,
     store_half,
@@ -47,7 +45,7 @@ LOWEST = -1e30  # a score below every real one, and far from overflow
 @function
 def attend(plan, cache, channels, scratch, layer, position, step, limits):
     """All units of this block for the token at `position`, whose query, key and value come by channel (block)."""
-    for unit in range(block_index(), plan.kv_heads * plan.parts, grid_size()):
+    for unit in range(block_index(), plan.kv_heads * plan.parts, plan.grid):
         head, part = unit // plan.parts, unit % plan.parts
         owner = (position // plan.granule) % plan.parts == part
         receive_heads(plan, channels, scratch, head, owner, step, limits)
@@ -82,7 +80,7 @@ def receive_heads(plan, channels, scratch, head, owner, step, limits):
     half = plan.head_dim // 2
     at = plan.channel_qkv + 4 * (step & 1) * plan.qkv_pairs
     vectors = plan.group + (2 if owner else 0)
-    for i in range(thread_index(), vectors * half, block_size()):
+    for i in range(thread_index(), vectors * half, plan.block):
         vector = i // half
         source = head * plan.group + vector  # among all heads: queries, keys, values
         if vector >= plan.group:
@@ -108,7 +106,7 @@ def prepare_heads(plan, cache, scratch, layer, position, owner):
 def append(plan, cache, scratch, row):
     """The new key and value into the cache (block)."""
     half = plan.head_dim // 2
-    for d in range(thread_index(), half, block_size()):
+    for d in range(thread_index(), half, plan.block):
         key = plan.group * plan.head_dim + 2 * d
         value = key + plan.head_dim
         cache.keys[row * half + d] = pack(scratch[key], scratch[key + 1])
@@ -117,7 +115,7 @@ def append(plan, cache, scratch, row):
 
 @function
 def start_softmax(plan, scratch):
-    for g in range(thread_index(), plan.group, block_size()):
+    for g in range(thread_index(), plan.group, plan.block):
         scratch[plan.scratch_maximum + g] = float32(LOWEST)
         scratch[plan.scratch_sum + g] = float32(0)
 
@@ -137,7 +135,7 @@ def weigh(plan, cache, channels, scratch, row, part, count, unit, step):
         softmax_chunk(plan, scratch, size)
         sync_block()
         for item in range(plan.attention_items):
-            i = thread_index() + item * block_size()
+            i = thread_index() + item * plan.block
             if i < plan.group * half:
                 g, d = i // half, i % half
                 correction = scratch[plan.scratch_correction + g]
@@ -152,11 +150,11 @@ def weigh(plan, cache, channels, scratch, row, part, count, unit, step):
     tag = uint32(step)
     at = plan.channel_partial + 4 * ((step & 1) * plan.units + unit) * plan.group * (half + 1)
     for item in range(plan.attention_items):
-        i = thread_index() + item * block_size()
+        i = thread_index() + item * plan.block
         if i < plan.group * half:
             packet = (i // half) * (half + 1) + i % half
             store_packet(channels, at + 4 * packet, as_bits(first[item]), tag, as_bits(second[item]), tag)
-    for g in range(thread_index(), plan.group, block_size()):
+    for g in range(thread_index(), plan.group, plan.block):
         maximum, total = as_bits(scratch[plan.scratch_maximum + g]), as_bits(scratch[plan.scratch_sum + g])
         store_packet(channels, at + 4 * (g * (half + 1) + half), maximum, tag, total, tag)
 
@@ -235,14 +233,14 @@ def merge(plan, channels, step, limits):
 
 
 @function
-def receive_vector(channels, at, words, tag, x, limits, operation):
+def receive_vector(plan, channels, at, words, tag, x, limits, operation):
     """A published vector of `words` bf16 pairs (a multiple of 2) into `x` (uint32 in shared memory) (block)."""
     data = local(8, uint32)
     packets = words // 2
-    for first in range(thread_index(), packets, BATCH * block_size()):
-        receive_batch(channels, at, first, block_size(), packets, tag, data, limits, operation)
+    for first in range(thread_index(), packets, BATCH * plan.block):
+        receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation)
         for b in range(BATCH):
-            packet = first + b * block_size()
+            packet = first + b * plan.block
             if packet < packets:
                 x[2 * packet] = data[2 * b]
                 x[2 * packet + 1] = data[2 * b + 1]
@@ -252,4 +250,4 @@ def receive_vector(channels, at, words, tag, x, limits, operation):
 def receive_attention(plan, channels, step, x, limits):
     """The attention's output of all local heads, as the output projection's input (block)."""
     at = plan.channel_attention + 2 * (step & 1) * plan.attention_pairs
-    receive_vector(channels, at, plan.attention_pairs, uint32(step), x, limits, ATTENTION)
+    receive_vector(plan, channels, at, plan.attention_pairs, uint32(step), x, limits, ATTENTION)

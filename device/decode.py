@@ -31,7 +31,7 @@ from .matvec import multiply
 from .norm import embed, receive_hidden, start_residual
 from .projections import keep_logits, publish_activations, publish_heads, receive_activations
 from .sample import Ballot, choose
-from .stream import Stream, close_stream, end_token, open_stream, token_tiles
+from .stream import Stream, close_stream, end_layer, open_stream
 from .watch import Limits, has_expired
 
 Block = namedtuple("Block", "x_words x partial logits scratch residual sums flags")
@@ -56,9 +56,8 @@ STEP_EPOCH, VOTE_EPOCH = 0, 1  # epochs: the next layer's and the next vote's nu
 @function
 def decode_layer(plan, stream, block, team, weights, cache, channels, layer, position, step, limits):
     """One transformer layer of one token; x and sums hold its normalised input (block)."""
-    base = layer * plan.layer_tiles
     sync_block()
-    multiply(plan, stream, block.x, block.partial, base, plan.qkv_tiles, plan.qkv_splits, plan.qkv_columns)
+    multiply(plan, stream, block.x, block.partial, 0, plan.qkv_tiles, plan.qkv_splits, plan.qkv_columns)
     sync_block()
     publish_heads(plan, channels, block.partial, block.sums, weights.biases, layer, step)
     sync_block()
@@ -66,13 +65,12 @@ def decode_layer(plan, stream, block, team, weights, cache, channels, layer, pos
     merge(plan, channels, step, limits)
     receive_attention(plan, channels, step, block.x_words, limits)
     sync_block()
-    first = base + plan.o_first
-    multiply(plan, stream, block.x, block.partial, first, plan.o_tiles, plan.o_splits, plan.o_columns)
+    multiply(plan, stream, block.x, block.partial, plan.o_first, plan.o_tiles, plan.o_splits, plan.o_columns)
     sync_block()
     reduce_residual(plan, team, channels, block.partial, plan.o_splits, block.residual, 2 * step, limits)
     receive_hidden(plan, channels, weights.norms, 2 * layer + 1, 2 * step, block.x_words, block.sums, limits)
     sync_block()
-    first = base + plan.gate_up_first
+    first = plan.gate_up_first
     multiply(
         plan, stream, block.x, block.partial, first, plan.gate_up_tiles, plan.gate_up_splits, plan.gate_up_columns
     )
@@ -80,19 +78,21 @@ def decode_layer(plan, stream, block, team, weights, cache, channels, layer, pos
     publish_activations(plan, channels, block.partial, block.sums, step)
     receive_activations(plan, channels, step, block.x_words, limits)
     sync_block()
-    first = base + plan.down_first
-    multiply(plan, stream, block.x, block.partial, first, plan.down_tiles, plan.down_splits, plan.down_columns)
+    multiply(
+        plan, stream, block.x, block.partial, plan.down_first, plan.down_tiles, plan.down_splits, plan.down_columns
+    )
     sync_block()
     reduce_residual(plan, team, channels, block.partial, plan.down_splits, block.residual, 2 * step + 1, limits)
     receive_hidden(plan, channels, weights.norms, 2 * layer + 2, 2 * step + 1, block.x_words, block.sums, limits)
+    end_layer(plan, stream, layer)
 
 
 @function
 def next_token(plan, stream, block, team, ballot, request, record, generated, position, epoch, stop, limits):
     """lm_head and the choice of the next token (block); returns it, the wish to stop and the next vote's epoch."""
     sync_block()
-    base = plan.layers * plan.layer_tiles
-    multiply(plan, stream, block.x, block.partial, base, plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns)
+    multiply(plan, stream, block.x, block.partial, 0, plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns)
+    end_layer(plan, stream, plan.layers)
     sync_block()
     keep_logits(plan, block.partial, block.sums, team.rank, block.logits, record, generated * plan.vocab)
     sync_block()
@@ -172,7 +172,7 @@ def decode(
     cache = Cache(keys, values, rope, head_norms)
     small = Weights(embedding, norms, biases)
     stream = Stream(
-        local(5, int64),
+        local(7, int64),
         shared(plan.shared_ring, plan.warps * plan.depth * plan.stage_elements, uint16),
         shared(plan.shared_landed, plan.warps * plan.depth, uint64),
         weights,
@@ -219,7 +219,6 @@ def decode(
             generated += 1
         else:
             token, wish = prompt[fed + 1], False
-        end_token(stream, token_tiles(plan, fed, stream.first_wanted))
         fed += 1
         reason = has_ended(request, block, generated, token, wish, limits)
     close_stream(plan, stream)

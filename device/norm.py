@@ -5,7 +5,6 @@ the threads' sums of squares, and `scale` gives the factor. That saves a pass an
 """
 
 from .backend import (
-    block_size,
     float32,
     function,
     lane_index,
@@ -41,10 +40,10 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     packets = plan.hidden_pairs // 2
     data = local(8, uint32)
     squares = float32(0)
-    for first in range(thread_index(), packets, BATCH * block_size()):
-        receive_batch(channels, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN)
+    for first in range(thread_index(), packets, BATCH * plan.block):
+        receive_batch(channels, at, first, plan.block, packets, uint32(epoch), data, limits, HIDDEN)
         for b in range(BATCH):
-            packet = first + b * block_size()
+            packet = first + b * plan.block
             if packet < packets:
                 squares += store_normed(norms, row * plan.hidden, packet, data[2 * b], data[2 * b + 1], x)
     squares = warp_sum(squares)
@@ -60,7 +59,7 @@ def embed(plan, embedding, token, norms, x, sums):
     """
     row = token * (plan.hidden // 2)
     squares = float32(0)
-    for packet in range(thread_index(), plan.hidden_pairs // 2, block_size()):
+    for packet in range(thread_index(), plan.hidden_pairs // 2, plan.block):
         first, second = embedding[row + 2 * packet], embedding[row + 2 * packet + 1]
         squares += store_normed(norms, 0, packet, first, second, x)
     squares = warp_sum(squares)
@@ -72,7 +71,7 @@ def embed(plan, embedding, token, norms, x, sums):
 def start_residual(plan, embedding, token, first, count, residual):
     """The block's own pairs of the token's embedding as float32 (block)."""
     row = token * (plan.hidden // 2)
-    for pair in range(thread_index(), count, block_size()):
+    for pair in range(thread_index(), count, plan.block):
         word = embedding[row + first + pair]
         residual[2 * pair] = low(word)
         residual[2 * pair + 1] = high(word)

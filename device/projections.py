@@ -3,7 +3,6 @@
 from .backend import (
     as_bits,
     block_index,
-    block_size,
     exp,
     float32,
     function,
@@ -24,7 +23,7 @@ from .watch import ACTIVATION
 def publish_heads(plan, channels, partial, sums, biases, layer, step):
     """The block's rows of queries, keys and values, scaled, with their bias, to the blocks that attend (float32)."""
     factor, tag = scale(plan, sums), uint32(step)
-    for number in range(thread_index(), plan.qkv_local, block_size()):
+    for number in range(thread_index(), plan.qkv_local, plan.block):
         pair = block_index() * plan.qkv_local + number
         if pair < plan.qkv_pairs:
             upper, lower = row_pair(partial, number, plan.qkv_splits)
@@ -48,7 +47,7 @@ def gated(partial, number, factor, splits):
 def publish_activations(plan, channels, partial, sums, step):
     """The block's rows of the MLP's activation to all blocks, two to a half packet (bf16)."""
     factor = scale(plan, sums)
-    for number in range(thread_index(), plan.gate_up_local // 2, block_size()):
+    for number in range(thread_index(), plan.gate_up_local // 2, plan.block):
         pair = block_index() * (plan.gate_up_local // 2) + number
         if pair < plan.intermediate // 2:
             first = gated(partial, 2 * number, factor, plan.gate_up_splits)
@@ -61,7 +60,7 @@ def publish_activations(plan, channels, partial, sums, step):
 def receive_activations(plan, channels, step, x, limits):
     """The MLP's activation, as the down projection's input."""
     at = plan.channel_activation + 2 * (step & 1) * (plan.intermediate // 2)
-    receive_vector(channels, at, plan.intermediate // 2, uint32(step), x, limits, ACTIVATION)
+    receive_vector(plan, channels, at, plan.intermediate // 2, uint32(step), x, limits, ACTIVATION)
 
 
 @function
@@ -71,7 +70,7 @@ def keep_logits(plan, partial, sums, rank, logits, record, at):
     logits: float32 [2 * lm_head_local]. record: float32 in device memory, [tokens, vocab]; empty where nobody asked.
     """
     factor = scale(plan, sums)
-    for number in range(thread_index(), plan.lm_head_local, block_size()):
+    for number in range(thread_index(), plan.lm_head_local, plan.block):
         upper, lower = row_pair(partial, number, plan.lm_head_splits)
         row = 2 * (block_index() * plan.lm_head_local + number)
         for half in range(2):

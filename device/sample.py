@@ -16,7 +16,6 @@ from .backend import (
     as_bits,
     as_float32,
     block_index,
-    block_size,
     exp,
     float32,
     function,
@@ -108,7 +107,7 @@ def block_sum(plan, ballot, value):
 def vote(plan, team, ballot, epoch, a, b, c, d):
     """This block's vote, four words, to every PE (block)."""
     tag = uint32(epoch)
-    for p in range(thread_index(), plan.pes, block_size()):
+    for p in range(thread_index(), plan.pes, plan.block):
         at = 8 * (((epoch & 1) * plan.pes + team.rank) * plan.grid + block_index())
         if plan.put:
             start = 8 * ((epoch & 1) * plan.grid + block_index())
@@ -127,7 +126,7 @@ def vote(plan, team, ballot, epoch, a, b, c, d):
 @function
 def wait_for_votes(plan, ballot, epoch, limits):
     """With `plan.put`, packets are ordinary data behind their signals (block)."""
-    for sender in range(thread_index(), plan.pes * plan.grid, block_size()):
+    for sender in range(thread_index(), plan.pes * plan.grid, plan.block):
         polls = began = 0
         seen = signal_fetch(ballot.signals, sender)
         while seen < epoch and began != LEAVE:
@@ -145,7 +144,7 @@ def count_keys(plan, ballot, epoch, limits):
     at, votes = 8 * (epoch & 1) * plan.pes * plan.grid, plan.pes * plan.grid
     data = local(8, uint32)
     best, logit, top, stop = uint64(0), float32(0), float32(LOWEST), uint64(0)
-    for i in range(thread_index(), votes, block_size()):
+    for i in range(thread_index(), votes, plan.block):
         receive_batch(ballot.votes, at, 2 * i, 1, 2 * i + 2, uint32(epoch), data, limits, VOTE)
         key = (uint64(data[0]) << uint64(32)) | uint64(data[1])
         if i == 0:
@@ -172,7 +171,7 @@ def count_masses(plan, ballot, epoch, limits):
     at, votes = 8 * (epoch & 1) * plan.pes * plan.grid, plan.pes * plan.grid
     data = local(8, uint32)
     above, total = float32(0), float32(0)
-    for i in range(thread_index(), votes, block_size()):
+    for i in range(thread_index(), votes, plan.block):
         receive_batch(ballot.votes, at, 2 * i, 1, 2 * i + 2, uint32(epoch), data, limits, VOTE)
         above += as_float32(data[0])
         total += as_float32(data[1])
@@ -183,7 +182,7 @@ def count_masses(plan, ballot, epoch, limits):
 def draw(plan, ballot, logits, first_token, temperature, seed, position, attempt, floor, stop):
     """The block's candidate: its key, logit, and the block's highest logit (block). Logits <= floor take no part."""
     best, logit, top = uint64(stop), float32(LOWEST), float32(LOWEST)
-    for i in range(thread_index(), plan.lm_head_rows, block_size()):
+    for i in range(thread_index(), plan.lm_head_rows, plan.block):
         value = logits[i]
         top = max(top, value)
         if value > floor:
@@ -207,7 +206,7 @@ def draw(plan, ballot, logits, first_token, temperature, seed, position, attempt
 def masses(plan, ballot, logits, temperature, logit, top):
     """The block's probability mass above `logit`, and in all, relative to the highest logit `top` (block)."""
     above, total = float32(0), float32(0)
-    for i in range(thread_index(), plan.lm_head_rows, block_size()):
+    for i in range(thread_index(), plan.lm_head_rows, plan.block):
         value = logits[i]
         weight = exp((value - top) / temperature) if value > float32(LOWEST) else float32(0)
         total += weight

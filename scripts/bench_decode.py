@@ -40,7 +40,7 @@ def read_bandwidth(device, nbytes, passes=4):
 
     array, sink = device.array(nbytes // 4, np.uint32), device.array(1, np.uint32)
     args = (array, sink, passes)
-    grid, block = (2 * device.multiprocessors, 1024) if device.warp_size == 32 else (1, 1)
+    grid, block = (device.multiprocessors, 1024) if device.warp_size == 32 else (1, 1)
     compiled = device.compile(read_all, args, block=block)
     best = None
     for _ in range(4):

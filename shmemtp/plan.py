@@ -159,6 +159,7 @@ class Plan:
             pes_twice=2 * shape.tp,
             put=self.put,
             grid=self.grid,
+            block=self.block,
             warps=self.warps,
             depth=self.depth,
             stage_elements=self.stage_elements,

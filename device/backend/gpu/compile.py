@@ -81,7 +81,7 @@ def _compile(kernel, signature, block, machine, arch) -> Cubin:
     finally:
         dispatcher.get_current_device = current
     objects = [ObjectCode.from_ltoir(_bytes_of(code)) for code in codes]
-    options = LinkerOptions(arch=arch, link_time_optimization=True, verbose=True, ptxas_options=["-v"])
+    options = LinkerOptions(arch=arch, link_time_optimization=True, verbose=True, ptxas_options=["-v"], no_cache=True)
     linker = Linker(*objects, options=options)
     code = bytes(linker.link("cubin").code)
     return Cubin(*_read_log(linker.get_info_log(), code), cached=False)

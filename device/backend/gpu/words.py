@@ -71,17 +71,43 @@ def _lower_constant(context, builder, constants, value, name):
     return context.get_constant(kind, field)
 
 
+def ptx(text, constraints, result, *arguments):
+    """An intrinsic that is one line of inline PTX over scalars."""
+
+    def codegen(context, builder, sig, args):
+        returned = ir.VoidType() if result is types.void else context.get_value_type(result)
+        kind = ir.FunctionType(returned, [value.type for value in args])
+        value = builder.call(ir.InlineAsm(kind, text, constraints, side_effect=True), args)
+        return context.get_dummy_value() if result is types.void else value
+
+    typed = result(*arguments), codegen
+    by_arity = (  # Numba wants each parameter by name
+        lambda typingctx: typed,
+        lambda typingctx, a: typed,
+        lambda typingctx, a, b: typed,
+        lambda typingctx, a, b, c: typed,
+        lambda typingctx, a, b, c, d: typed,
+        lambda typingctx, a, b, c, d, e: typed,
+    )
+    return intrinsic(by_arity[len(arguments)])
+
+
 # --- indices and barriers ---
+
+# Read anew at each use: what is computed from an index that the compiler may keep, it keeps in registers over the whole
+# of a persistent kernel's loop, until they spill.
+_thread = ptx("mov.u32 $0, %tid.x;", "=r", uint32)
+_block = ptx("mov.u32 $0, %ctaid.x;", "=r", uint32)
 
 
 @function
 def thread_index():
-    return int64(cuda.threadIdx.x)
+    return int64(_thread())
 
 
 @function
 def block_index():
-    return int64(cuda.blockIdx.x)
+    return int64(_block())
 
 
 @function
@@ -101,12 +127,12 @@ def warp_size():
 
 @function
 def lane_index():
-    return int64(cuda.threadIdx.x & (WARP_SIZE - 1))
+    return int64(_thread()) & (WARP_SIZE - 1)
 
 
 @function
 def warp_index():
-    return int64(cuda.threadIdx.x // WARP_SIZE)
+    return int64(_thread()) >> 5
 
 
 @function
@@ -185,27 +211,6 @@ def local(typingctx, count, dtype):
 
 
 # --- time, bits, functions ---
-
-
-def ptx(text, constraints, result, *arguments):
-    """An intrinsic that is one line of inline PTX over scalars."""
-
-    def codegen(context, builder, sig, args):
-        returned = ir.VoidType() if result is types.void else context.get_value_type(result)
-        kind = ir.FunctionType(returned, [value.type for value in args])
-        value = builder.call(ir.InlineAsm(kind, text, constraints, side_effect=True), args)
-        return context.get_dummy_value() if result is types.void else value
-
-    typed = result(*arguments), codegen
-    by_arity = (  # Numba wants each parameter by name
-        lambda typingctx: typed,
-        lambda typingctx, a: typed,
-        lambda typingctx, a, b: typed,
-        lambda typingctx, a, b, c: typed,
-        lambda typingctx, a, b, c, d: typed,
-        lambda typingctx, a, b, c, d, e: typed,
-    )
-    return intrinsic(by_arity[len(arguments)])
 
 
 _globaltimer = ptx("mov.u64 $0, %globaltimer;", "=l", types.int64)
