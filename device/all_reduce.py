@@ -5,8 +5,8 @@ block of every PE (`send`), adds what the PEs sent in PE order, so that the sum 
 residual, which that block alone keeps in float32, and publishes the new pair to the blocks of its own PE, rounded to
 bf16 (`reduce`). Whoever needs the hidden state reads it with `norm.receive_hidden`.
 
-One hop between PEs, one between blocks; no separate collective, no barrier. Two slot sets by the epoch's parity: a block
-sends epoch k + 1 only after it has read the whole of epoch k, and every block has a pair in every epoch.
+One hop between PEs, one between blocks; no separate collective, no barrier. Two slot sets by the epoch's parity: a
+block sends epoch k + 1 only after it has read the whole of epoch k, and every block has a pair in every epoch.
 
 `plan.put` sends over NVSHMEM's put_signal instead of packets, for PEs without P2P reach: one message a block and PE,
 its signal the epoch.
@@ -39,8 +39,8 @@ Team = namedtuple("Team", "rank distances pes slots outbox signals")
 Team.__doc__ = """The PEs that share a model, and the symmetric memory between them.
 
 rank: this PE's. distances, pes: int64 [size], heap distance and world number by rank. slots: uint32, what others send
-here: [2 parities, size, pairs, 4 words]. outbox: uint32 [2 parities, pairs, 4 words] and signals: uint64 [size, blocks],
-for `plan.put`.
+here: [2 parities, size, pairs, 4 words]. outbox: uint32 [2 parities, pairs, 4 words] and signals: uint64
+[size, blocks], for `plan.put`.
 """
 
 

@@ -1,7 +1,7 @@
 """The hidden state as a product's input: received, normalised, in shared memory. RMSNorm as in Zhang & Sennrich, 2019.
 
-The product is linear, so the scale 1 / rms is applied to its result: `receive_hidden` leaves weight * hidden in bf16 and
-the threads' sums of squares, and `scale` gives the factor. That saves a pass and a barrier.
+The product is linear, so the scale 1 / rms is applied to its result: `receive_hidden` leaves weight * hidden in bf16
+and the threads' sums of squares, and `scale` gives the factor. That saves a pass and a barrier.
 """
 
 from .backend import (
@@ -22,7 +22,7 @@ from .watch import HIDDEN
 
 @function
 def store_normed(norms, at, packet, first, second, x):
-    """Four values of the hidden state (two bf16 words) times their norm weights into `x`; returns their squares' sum."""
+    """Four values of the hidden state (two bf16 words) times their norm weights into `x`; returns the squares' sum."""
     a, b, c, d = low(first), high(first), low(second), high(second)
     x[2 * packet] = pack(a * norms[at + 4 * packet], b * norms[at + 4 * packet + 1])
     x[2 * packet + 1] = pack(c * norms[at + 4 * packet + 2], d * norms[at + 4 * packet + 3])
@@ -33,8 +33,8 @@ def store_normed(norms, at, packet, first, second, x):
 def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     """Waits for the hidden state of `epoch` and stores it times row `row` of `norms` (block).
 
-    norms: float32 [rows * hidden]. x: uint32 [hidden / 2], bf16 pairs. sums: float32 [warps], for `scale`, which is valid
-    after the next `sync_block`.
+    norms: float32 [rows * hidden]. x: uint32 [hidden / 2], bf16 pairs. sums: float32 [warps], for `scale`, which is
+    valid after the next `sync_block`.
     """
     at = plan.channel_hidden + 2 * (epoch & 1) * plan.hidden_pairs
     packets = plan.hidden_pairs // 2

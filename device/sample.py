@@ -5,9 +5,9 @@ every PE, all count the same votes in the same order, and so all reach the same 
 host's wish to stop is one PE's to tell: it travels in the vote of block 0 of PE 0.
 
 Greedy takes the highest logit. A temperature samples the softmax by the Gumbel-max trick (argmax of logit / temperature
-plus Gumbel noise; Maddison et al., 2014) from a generator keyed by seed, position and token. top_p rejects: a token drawn
-from the whole distribution is in the nucleus if the tokens of higher probability weigh less than top_p; if not, it is
-drawn again among the tokens above the one rejected. What is accepted is distributed exactly as the nucleus.
+plus Gumbel noise; Maddison et al., 2014) from a generator keyed by seed, position and token. top_p rejects: a token
+drawn from the whole distribution is in the nucleus if the tokens of higher probability weigh less than top_p; if not,
+it is drawn again among the tokens above the one rejected. What is accepted is distributed exactly as the nucleus.
 """
 
 from collections import namedtuple
@@ -42,8 +42,8 @@ from .watch import LEAVE, VOTE, keep_waiting
 Ballot = namedtuple("Ballot", "votes outbox signals keys numbers")
 Ballot.__doc__ = """Symmetric memory of the votes and a block's scratch.
 
-votes: uint32 [2 parities, size, blocks, 8 words], two packets a vote. outbox: uint32 [2 parities, blocks, 8] and signals:
-uint64 [size, blocks], for `plan.put`. keys: uint64 [warps] and numbers: float32 [warps + 4] in shared memory.
+votes: uint32 [2 parities, size, blocks, 8 words], two packets a vote. outbox: uint32 [2 parities, blocks, 8] and
+signals: uint64 [size, blocks], for `plan.put`. keys: uint64 [warps] and numbers: float32 [warps + 4] in shared memory.
 """
 LOWEST = -1e30
 MAX_TOKEN = 0xFFFFFF  # token ids fit 24 bits

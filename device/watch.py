@@ -28,7 +28,7 @@ OPERATIONS = {
 }
 
 Limits = namedtuple("Limits", "watch pe")
-Limits.__doc__ = """What a wait needs beside its data: the launch's watch and this PE's rank in its team, for the report."""
+Limits.__doc__ = """What a wait needs beside its data: the launch's watch and, to report, this PE's rank in its team."""
 
 POLLS_BETWEEN_CHECKS = 256
 LEAVE = -1

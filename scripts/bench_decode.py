@@ -2,9 +2,9 @@
 
     mpirun -n 8 python scripts/bench_decode.py --model llama-3.1-8b --load-format dummy --context 512 --json FILE
 
-A token must read every weight of its PE once, and the keys and values of its context. The floor is those bytes (less what
-only pads the layout) over the read bandwidth that a plain kernel reaches in the same run. Times are the device clock's,
-from one token's choice to the next, of every PE; the PE with the largest median is reported.
+A token must read every weight of its PE once, and the keys and values of its context. The floor is those bytes (less
+what only pads the layout) over the read bandwidth that a plain kernel reaches in the same run. Times are the device
+clock's, from one token's choice to the next, of every PE; the PE with the largest median is reported.
 """
 
 import argparse

@@ -49,7 +49,8 @@ class LLM:
     load_format : "auto" reads safetensors, "dummy" fills the weights with random numbers.
     max_context : positions of the KV cache; the model's most, up to 4096, by default.
     algorithm : how PEs add partial sums: "packets" (needs P2P reach), "put" (NVSHMEM's put_signal) or "auto".
-    plan_options : of `make_plan`, for tests and tuning: block, warp, multiprocessors (the most blocks), max_tile_columns.
+    plan_options : of `make_plan`, for tests and tuning: block, warp, multiprocessors (the most blocks),
+        max_tile_columns.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ class DecodeLoop:
         self.compile()
 
     def compile(self):
-        """Compiles the kernel, or reads it from the disk cache; `compile_s` seconds, `compile_cached` if it was there."""
+        """Compiles the kernel or reads it from the disk cache; sets `compile_s` (seconds) and `compile_cached`."""
         from .device.decode import decode
 
         args = self._arguments(1, 0, 1, 0.0, 1.0, 0)

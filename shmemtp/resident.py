@@ -39,7 +39,7 @@ class ResidentModel:
         if needed > free:
             raise ShmemtpError(
                 f"not enough memory on {self._device.name}: this model needs {needed / 2**30:.1f} GiB on each of "
-                f"{self.plan.shape.tp} PEs with a context of {self.plan.max_context}, and {free / 2**30:.1f} GiB are free"
+                f"{self.plan.shape.tp} PEs with a context of {self.plan.max_context}; {free / 2**30:.1f} GiB are free"
             )
 
     def _resident(self, values):

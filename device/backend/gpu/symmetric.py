@@ -4,13 +4,12 @@ A kernel that calls none of them is compiled without NVSHMEM. Source: NVSHMEM AP
 operations", "Memory ordering".
 """
 
-from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 from nvshmem.bindings.device import numba as nvshmem
 
 from .memory import element, load_acquire
-from .words import function, int32, int64, lane_index, sync_block, sync_warp, thread_index, uint64
+from .words import function, int32, int64, uint64
 
 SIGNAL_SET = 9  # nvshmemx: NVSHMEM_SIGNAL_SET
 
