@@ -11,8 +11,9 @@ from numba.cuda import types
 from numba.np.numpy_support import from_dtype
 
 from .compile import Machine, compile_cubin
+from .constants import Constants, ConstantsType
 from .heap import NVSHMEM_STATE, Heap, attach_library, detach_library
-from .words import WARP_SIZE, Constants, ConstantsType
+from .words import WARP_SIZE
 
 __all__ = ["Compiled", "Device", "DeviceArray", "Heap", "Launch", "MappedArray", "view"]
 
