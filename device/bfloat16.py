@@ -28,16 +28,3 @@ def pack(first, second):
     """Two float32 values as one word of bf16."""
     return uint32(uint32(rounded(first) >> uint32(16)) | rounded(second))
 
-
-@function
-def dot(weights, x, total):
-    """`total` plus eight bf16 weights times eight bf16 values, both four words, in float32."""
-    total += low(weights[0]) * low(x[0])
-    total += high(weights[0]) * high(x[0])
-    total += low(weights[1]) * low(x[1])
-    total += high(weights[1]) * high(x[1])
-    total += low(weights[2]) * low(x[2])
-    total += high(weights[2]) * high(x[2])
-    total += low(weights[3]) * low(x[3])
-    total += high(weights[3]) * high(x[3])
-    return total

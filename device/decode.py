@@ -8,7 +8,7 @@ blocks and PEs as packets. Shapes are this PE's share; `plan` is a record of con
 from collections import namedtuple
 
 from .all_reduce import Team, own_pairs, reduce_residual
-from .attention import Cache, attend, merge, receive_attention
+from .attention import Cache, attend, prefetch_cache
 from .backend import (
     block_index,
     clock,
@@ -28,22 +28,40 @@ from .backend import (
     uint64,
 )
 from .matvec import multiply
+from .merge import merge_parts, receive_attention
 from .norm import embed, receive_hidden, start_residual
 from .projections import keep_logits, publish_activations, publish_heads, receive_activations
 from .sample import Ballot, choose
 from .stream import Stream, close_stream, end_layer, open_stream
+from .trace import (
+    ACTIVATION_RECEIVED,
+    ATTENDED,
+    ATTENTION_RECEIVED,
+    DOWN,
+    DOWN_REDUCED,
+    GATE_UP,
+    HIDDEN_RECEIVED,
+    INPUT,
+    MERGED,
+    NEXT_RECEIVED,
+    O_PRODUCT,
+    O_REDUCED,
+    QKV,
+    QKV_PUBLISHED,
+    mark,
+)
 from .watch import Limits, has_expired
 
-Block = namedtuple("Block", "x_words x partial logits scratch residual sums flags")
+Block = namedtuple("Block", "x_words x partial logits scratch residual sums flags trace")
 Block.__doc__ = """A block's shared memory beside the stream's ring.
 
-x: uint16 bf16, the current product's input (x_words: the same as uint32). partial: float32 [tiles, 2], a product's sums.
-logits: float32. scratch: float32, attention's. residual: float32 [hidden_local, 2], the block's pairs of the hidden state.
-sums: float32 [warps]. flags: int64 [2].
+x: uint16 bf16, the current product's input (x_words: the same as uint32). partial: float32 [tiles, 2], a product's
+sums. logits: float32. scratch: float32, attention's. residual: float32 [hidden_local, 2], the block's pairs of the
+hidden state. sums: float32 [warps]. flags: int64 [2]. trace: device memory of trace.py.
 """
 Request = namedtuple("Request", "prompt prompt_count start max_new stops temperature top_p seed")
-Request.__doc__ = """prompt: int64 token ids [prompt_count]. start: the first one's position. max_new: tokens to generate.
-stops: int64 token ids that end the request. temperature, top_p: float32. seed: int64."""
+Request.__doc__ = """prompt: int64 token ids [prompt_count]. start: the first one's position. max_new: tokens to
+generate. stops: int64 token ids that end the request. temperature, top_p: float32. seed: int64."""
 Weights = namedtuple("Weights", "embedding norms biases")
 Weights.__doc__ = """What is not streamed. embedding: uint32 bf16 pairs [total_vocab, hidden / 2]. norms: float32
 [2 * layers + 1, hidden]. biases: float32 [layers, qkv rows]."""
@@ -57,33 +75,48 @@ STEP_EPOCH, VOTE_EPOCH = 0, 1  # epochs: the next layer's and the next vote's nu
 def decode_layer(plan, stream, block, team, weights, cache, channels, layer, position, step, limits):
     """One transformer layer of one token; x and sums hold its normalised input (block)."""
     sync_block()
+    mark(plan, block.trace, layer, INPUT)
     multiply(plan, stream, block.x, block.partial, 0, plan.qkv_tiles, plan.qkv_splits, plan.qkv_columns)
     sync_block()
+    mark(plan, block.trace, layer, QKV)
     publish_heads(plan, channels, block.partial, block.sums, weights.biases, layer, step)
+    mark(plan, block.trace, layer, QKV_PUBLISHED)
     sync_block()
     attend(plan, cache, channels, block.scratch, layer, position, step, limits)
-    merge(plan, channels, step, limits)
+    mark(plan, block.trace, layer, ATTENDED)
+    merge_parts(plan, channels, step, limits)
+    mark(plan, block.trace, layer, MERGED)
     receive_attention(plan, channels, step, block.x_words, limits)
     sync_block()
+    mark(plan, block.trace, layer, ATTENTION_RECEIVED)
     multiply(plan, stream, block.x, block.partial, plan.o_first, plan.o_tiles, plan.o_splits, plan.o_columns)
     sync_block()
+    mark(plan, block.trace, layer, O_PRODUCT)
     reduce_residual(plan, team, channels, block.partial, plan.o_splits, block.residual, 2 * step, limits)
+    mark(plan, block.trace, layer, O_REDUCED)
     receive_hidden(plan, channels, weights.norms, 2 * layer + 1, 2 * step, block.x_words, block.sums, limits)
     sync_block()
+    mark(plan, block.trace, layer, HIDDEN_RECEIVED)
+    prefetch_cache(plan, cache, layer + 1 if layer + 1 < plan.layers else 0, position + 1)
     first = plan.gate_up_first
     multiply(
         plan, stream, block.x, block.partial, first, plan.gate_up_tiles, plan.gate_up_splits, plan.gate_up_columns
     )
     sync_block()
+    mark(plan, block.trace, layer, GATE_UP)
     publish_activations(plan, channels, block.partial, block.sums, step)
     receive_activations(plan, channels, step, block.x_words, limits)
     sync_block()
+    mark(plan, block.trace, layer, ACTIVATION_RECEIVED)
     multiply(
         plan, stream, block.x, block.partial, plan.down_first, plan.down_tiles, plan.down_splits, plan.down_columns
     )
     sync_block()
+    mark(plan, block.trace, layer, DOWN)
     reduce_residual(plan, team, channels, block.partial, plan.down_splits, block.residual, 2 * step + 1, limits)
+    mark(plan, block.trace, layer, DOWN_REDUCED)
     receive_hidden(plan, channels, weights.norms, 2 * layer + 2, 2 * step + 1, block.x_words, block.sums, limits)
+    mark(plan, block.trace, layer, NEXT_RECEIVED)
     end_layer(plan, stream, layer)
 
 
@@ -164,6 +197,7 @@ def decode(
     record,
     epochs,
     watch,
+    trace,
 ):
     """Decodes one request; launched by DecodeLoop (shmemtp/loop.py), which documents the buffers."""
     request = Request(prompt, prompt_count, start, max_new, stops, temperature, top_p, seed)
@@ -187,6 +221,7 @@ def decode(
         shared(plan.shared_residual, 2 * plan.hidden_local, float32),
         shared(plan.shared_sums, plan.warps, float32),
         shared(plan.shared_flags, 2, int64),
+        trace,
     )
     ballot = Ballot(
         votes,

@@ -6,7 +6,7 @@ flag, no barrier, one hop. A channel has two slot sets, chosen by the epoch's pa
 sender stores epoch k + 1 only after it has read everyone's epoch k. A packet orders nothing but itself.
 """
 
-from .backend import function, load_packet, uint32
+from .backend import function, load_packet, local, thread_index, uint32
 from .watch import LEAVE, keep_waiting
 
 BATCH = 4  # packets of one thread whose loads are in flight together
@@ -73,3 +73,17 @@ def receive_from_all(plan, words, at, stride, tag, data, limits, operation):
         began = keep_waiting(limits, polls, began, operation, missing, at, tag, seen)
         if began == LEAVE:
             return
+
+
+@function
+def receive_vector(plan, channels, at, words, tag, x, limits, operation):
+    """A published vector of `words` bf16 pairs (a multiple of 2) into `x` (uint32 in shared memory) (block)."""
+    data = local(8, uint32)
+    packets = words // 2
+    for first in range(thread_index(), packets, BATCH * plan.block):
+        receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation)
+        for b in range(BATCH):
+            packet = first + b * plan.block
+            if packet < packets:
+                x[2 * packet] = data[2 * b]
+                x[2 * packet + 1] = data[2 * b + 1]

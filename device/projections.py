@@ -11,10 +11,10 @@ from .backend import (
     thread_index,
     uint32,
 )
-from .attention import receive_vector
 from .bfloat16 import pack
 from .matvec import row_pair
 from .norm import scale
+from .packets import receive_vector
 from .sample import LOWEST
 from .watch import ACTIVATION
 

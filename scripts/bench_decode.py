@@ -18,6 +18,7 @@ import shmemtp
 from shmemtp.log import configure
 
 GIB = 1 << 30
+PLAN_OPTIONS = ("block", "max_tile_columns", "trace")
 
 
 def parse(argv):
@@ -30,6 +31,7 @@ def parse(argv):
     parser.add_argument("--backend", choices=("auto", "gpu", "emulator"), default="auto")
     parser.add_argument("--block", type=int, help="threads of a block")
     parser.add_argument("--max-tile-columns", type=int, help="columns of a weight tile at most")
+    parser.add_argument("--trace", action="store_true", help="print where a layer's time goes (slows the kernel a little)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     return parser.parse_args(argv)
 
@@ -61,9 +63,20 @@ def bytes_per_token(llm, context):
     return shape.layers * sum(sizes[:4]) + sizes[4] + cache, layout.streamed_bytes + cache
 
 
+def print_trace(trace):
+    """Mean over layers and blocks, and mean over layers of the slowest block, of each phase's cycles."""
+    from shmemtp.device.trace import PHASES
+
+    spans = np.diff(trace, axis=1)
+    for name, span in zip(PHASES[1:], spans.transpose(1, 0, 2), strict=True):
+        print(f"{name:>22}: {span.mean():8.0f} cycles, slowest block {span.max(1).mean():8.0f}", flush=True)
+    layer = np.diff(trace[:, 0], axis=0)
+    print(f"{'layer':>22}: {layer.mean():8.0f} cycles", flush=True)
+
+
 def measure(options, pe):
     bandwidth = read_bandwidth(pe.device, 4 * GIB if pe.backend == "gpu" else 1 << 24)
-    plan = {k: v for k, v in (("block", options.block), ("max_tile_columns", options.max_tile_columns)) if v}
+    plan = {k: v for k, v in vars(options).items() if k in PLAN_OPTIONS and v}
     llm = shmemtp.LLM(
         options.model,
         pe,
@@ -75,6 +88,8 @@ def measure(options, pe):
     prompt = np.random.default_rng(0).integers(0, llm.config.vocab, options.context).tolist()
     llm.generate(prompt[:8], max_new_tokens=8, stop_tokens=())
     generation = llm.generate(prompt, max_new_tokens=options.tokens + 1, stop_tokens=())
+    if options.trace and pe.rank == 0:
+        print_trace(llm.loop.trace())
     milliseconds = np.diff(llm.loop.token_times) / 1e6
     necessary, streamed = bytes_per_token(llm, options.context + options.tokens // 2)
     p1, median, p99 = (float(np.percentile(milliseconds, q)) for q in (1, 50, 99))

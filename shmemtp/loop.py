@@ -32,6 +32,7 @@ class DecodeLoop:
 
     def __init__(self, pe, team, model: ResidentModel, record_logits: int = 0):
         from .device.backend import Constants
+        from .device.trace import MARKS
         from .device.watch import LIMIT, WATCH_WORDS
 
         self.pe, self.team, self.plan, self.launches = pe, team, model.plan, 0
@@ -53,6 +54,7 @@ class DecodeLoop:
         watch = np.zeros(WATCH_WORDS, np.int64)
         watch[LIMIT] = int(pe.timeout_s * 1e9)
         self._watch.fill(watch)
+        self._trace = device.array((plan.shape.layers * MARKS if plan.trace else 0) * plan.grid, np.int64)
         self._compiled = None
         self.compile()
 
@@ -149,6 +151,10 @@ class DecodeLoop:
         """This PE's recorded logits of the last request: float32 [record_logits, vocab of this PE]."""
         return self._record.numpy().reshape(-1, self.plan.shape.vocab)
 
+    def trace(self) -> np.ndarray:
+        """When the phases of each layer of the newest token ended: int64 cycles [layers, phases, blocks] (plan.trace)."""
+        return self._trace.numpy().reshape(self.plan.shape.layers, -1, self.plan.grid)
+
     def _check(self, prompt_ids, max_new_tokens, position, temperature, top_p, stop_tokens):
         vocab, most = self.plan.shape.total_vocab, self.plan.max_context
         if not prompt_ids:
@@ -177,7 +183,7 @@ class DecodeLoop:
             *(array.argument for array in self._symmetric),
             *(self._prompt, prompt_count, position, max_new_tokens, self._stops),
             *(np.float32(temperature), np.float32(top_p), seed, self._control, self._progress),
-            *(self._tokens, self._times, self._record, self._epochs, self._watch),
+            *(self._tokens, self._times, self._record, self._epochs, self._watch, self._trace),
         )
 
 

@@ -12,7 +12,7 @@ from .product import ceil_div, round_up
 
 __all__ = ["Plan", "make_plan"]
 
-CHUNK = 64  # device/attention.py: positions whose scores stand in shared memory at a time
+CHUNK, TOGETHER = 64, 4  # device/softmax.py: positions whose scores stand in shared memory, and whose keys load, at once
 MOST_PARTS = 32  # of a context: one to a lane when they are merged
 MOST_DEPTH = 8  # stages of a warp's ring: more is far beyond what the memory's latency needs
 LINE = 128  # bytes: regions of shared memory start on one
@@ -24,6 +24,7 @@ class Plan:
 
     grid blocks of `block` threads, in warps of `warp`; each warp has `depth` stages of the weight stream's ring. The
     context is split into `parts`, `granule` positions at a time. `put` sends between PEs with NVSHMEM's put_signal.
+    `trace` has the blocks note when each phase of a layer ended.
     """
 
     shape: ModelShape
@@ -36,6 +37,7 @@ class Plan:
     granule: int
     put: bool
     shared_limit: int = field(repr=False)
+    trace: bool = False
 
     @cached_property
     def layout(self) -> Layout:
@@ -91,7 +93,8 @@ class Plan:
         depth = (self.shared_limit - small - LINE) // stage
         if depth < 1:
             raise ShmemtpError(
-                f"a block needs {small + LINE + stage} bytes of shared memory for this model and has {self.shared_limit}"
+                f"this model needs {small + LINE + stage} bytes of shared memory a block, "
+                f"and the device has {self.shared_limit}"
             )
         return min(depth, MOST_DEPTH)
 
@@ -158,6 +161,7 @@ class Plan:
             pes=shape.tp,
             pes_twice=2 * shape.tp,
             put=self.put,
+            trace=self.trace,
             grid=self.grid,
             block=self.block,
             warps=self.warps,
@@ -171,6 +175,9 @@ class Plan:
             attention_pairs=shape.heads * half,
             attention_local=ceil_div(shape.heads * half, self.grid),
             attention_items=ceil_div(shape.group * half, self.block),
+            lane_words=ceil_div(half, self.warp),
+            key_words=TOGETHER * ceil_div(half, self.warp),
+            key_dots=TOGETHER * shape.group,
             layer_elements=layout.layer_elements,
             lm_head_start=layout.lm_head_offset,
             lm_head_rows=2 * layout.lm_head.pairs_per_block,
@@ -205,12 +212,13 @@ def make_plan(
     warp: int,
     max_tile_columns: int = 1024,
     put: bool = False,
+    trace: bool = False,
 ) -> Plan:
     """The plan for a model on a device of `multiprocessors` and `shared_limit` bytes of shared memory a block."""
     grid = _grid(shape, multiprocessors, max_tile_columns)
     granule = 16
     parts = max(1, min(MOST_PARTS, grid // shape.kv_heads, ceil_div(max_context, granule)))
-    return Plan(shape, grid, block, warp, max_tile_columns, max_context, parts, granule, put, shared_limit)
+    return Plan(shape, grid, block, warp, max_tile_columns, max_context, parts, granule, put, shared_limit, trace)
 
 
 def _grid(shape: ModelShape, multiprocessors: int, max_tile_columns: int) -> int:

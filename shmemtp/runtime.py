@@ -10,6 +10,7 @@ import numpy as np
 from .agreement import Agreement, agree
 from .errors import InputError, ShmemtpError
 from .heap import SymmetricArray
+from .kernels import Kernels, Watch
 from .log import LOG
 from .watchdog import Watchdog, timeout_s
 from .world import join
@@ -104,7 +105,7 @@ class PE:
         options = {"bootstrap": bootstrap} if self.backend == "gpu" else {}
         self.heap = backend.Heap(self.device, self.comm, **options)
         self.team = Team(self.comm, range(self.size), self.heap.distances)
-        self.watchdog = Watchdog(self.comm)
+        self.watchdog, self._kernels = Watchdog(self.comm), Kernels(self)
         atexit.register(self._at_exit)
 
     def array(self, shape, dtype="float32") -> SymmetricArray:
@@ -120,6 +121,20 @@ class PE:
             return None
         self._teams.append(Team(comm, comm.allgather(self.rank), self.heap.distances))
         return self._teams[-1]
+
+    def watch(self, team: Team | None = None) -> Watch:
+        """The limit of a kernel's waits: an argument for `run`. Its kernel numbers PEs by their rank in `team`."""
+        return Watch(self, team)
+
+    def run(self, kernel, grid: int, block: int, *args, shared_bytes: int = 0, warp: int | None = None):
+        """Runs a kernel on grid x block threads of this PE's device and returns when it has ended.
+
+        args : arrays (symmetric or of `device.array`), numbers, `Constants`, and the `watch()` that bounds its waits:
+            TimeoutError_ if one ran out, PeerLost if a peer's process ends meanwhile.
+        shared_bytes : shared memory of each block. warp : threads of a warp in the emulator, 1 by default.
+        """
+        self._open()
+        self._kernels.run(kernel, grid, block, args, shared_bytes, warp)
 
     def barrier(self):
         """Returns when all PEs have called it."""

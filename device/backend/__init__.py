@@ -32,11 +32,13 @@ NAME = _choice()
 
 if NAME == "gpu":
     from .gpu.host import *
+    from .gpu.matrix import *
     from .gpu.memory import *
     from .gpu.symmetric import *
     from .gpu.words import *
 else:
     from .emulator.host import *
+    from .emulator.matrix import *
     from .emulator.memory import *
     from .emulator.symmetric import *
     from .emulator.words import *

@@ -24,6 +24,7 @@ __all__ = [
     "load_relaxed",
     "load_vector",
     "peer",
+    "prefetch",
     "store_half",
     "store_packet",
     "store_relaxed",
@@ -215,3 +216,8 @@ def bulk_load(target, to, source, start, nbytes, array, i):
     """Global element `start` -> shared element `to`; the copy has landed on return, the mbarrier says so."""
     copy_bytes(target, to, source, start, nbytes)
     _advance(array, i, -nbytes, 0)
+
+
+@function
+def prefetch(array, i, nbytes):
+    """The host's caches need no hint."""

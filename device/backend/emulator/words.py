@@ -21,6 +21,7 @@ __all__ = [
     "block_index",
     "block_size",
     "clock",
+    "cycles",
     "cos",
     "exp",
     "float32",
@@ -198,6 +199,12 @@ def clock(typingctx):
         return builder.add(builder.mul(seconds, ir.Constant(I64, 10**9)), nanoseconds)
 
     return int64(), codegen
+
+
+@function
+def cycles():
+    """The clock: the host's threads have no counter of their own."""
+    return clock()
 
 
 @intrinsic

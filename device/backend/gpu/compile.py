@@ -11,7 +11,7 @@ from cuda.core import Linker, LinkerOptions, ObjectCode
 from numba.cuda import compiler, dispatcher, types
 
 DEVICE_FOLDER = Path(__file__).resolve().parents[2]
-ALIGNMENT_OF_LAUNCH = 1  # one block a multiprocessor
+BLOCKS_A_MULTIPROCESSOR = 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Cubin:
     registers: int
     spill_bytes: int
     stack_bytes: int
-    cached: bool
+    cached: bool = False
 
 
 def cache_folder() -> Path:
@@ -67,24 +67,45 @@ def compile_cubin(kernel, signature, block: int, machine=Machine()) -> Cubin:
 
 
 def _compile(kernel, signature, block, machine, arch) -> Cubin:
+    """Links without NVSHMEM first: a kernel that only mentions it, in branches that its constants rule out, needs none."""
+    options = LinkerOptions(arch=arch, link_time_optimization=True, verbose=True, ptxas_options=["-v"], no_cache=True)
+    for compile_codes in (_own_code, _all_code):
+        linker = Linker(*map(ObjectCode.from_ltoir, compile_codes(kernel, signature, block, machine)), options=options)
+        try:
+            code = bytes(linker.link("cubin").code)
+        except Exception as error:  # cuda.core and nvJitLink raise several types
+            if compile_codes is _own_code and re.search("undefined|unresolved", f"{error}", re.IGNORECASE):
+                continue
+            raise
+        return Cubin(*_read_log(linker.get_info_log(), code))
+    raise AssertionError("unreachable: the second link returns or raises")
+
+
+def _own_code(kernel, signature, block, machine):
+    code, _ = _front_end(compiler.compile, kernel, signature, block, machine)
+    return [code]
+
+
+def _all_code(kernel, signature, block, machine):
+    """The kernel's code and that of the libraries it calls, which NVRTC compiles (several seconds)."""
+    codes, _ = _front_end(compiler.compile_all, kernel, signature, block, machine)
+    return [_bytes_of(code) for code in codes]
+
+
+def _front_end(compile_function, kernel, signature, block, machine):
     current, dispatcher.get_current_device = dispatcher.get_current_device, lambda: machine
     try:
-        codes, _ = compiler.compile_all(
+        return compile_function(
             kernel,
             types.void(*signature),
             device=False,
             abi="numba",
             cc=machine.compute_capability,
             output="ltoir",
-            launch_bounds=(block, ALIGNMENT_OF_LAUNCH),
+            launch_bounds=(block, BLOCKS_A_MULTIPROCESSOR),
         )
     finally:
         dispatcher.get_current_device = current
-    objects = [ObjectCode.from_ltoir(_bytes_of(code)) for code in codes]
-    options = LinkerOptions(arch=arch, link_time_optimization=True, verbose=True, ptxas_options=["-v"], no_cache=True)
-    linker = Linker(*objects, options=options)
-    code = bytes(linker.link("cubin").code)
-    return Cubin(*_read_log(linker.get_info_log(), code), cached=False)
 
 
 def _bytes_of(code) -> bytes:

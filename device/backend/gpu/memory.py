@@ -4,7 +4,6 @@ Sources: PTX ISA 8.x, "Memory Consistency Model" (relaxed, acquire and release a
 """
 
 from llvmlite import ir
-from numba import cuda
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 from numba.cuda.np import arrayobj
@@ -184,6 +183,7 @@ _bulk = ptx(
     uint32,
     uint32,
 )
+_prefetch = ptx("cp.async.bulk.prefetch.L2.global [$0], $1;", "l,r,~{memory}", types.void, uint64, uint32)
 _fence_proxy = ptx("fence.proxy.async.shared::cta;", "~{memory}", types.void)
 
 
@@ -215,6 +215,11 @@ def bulk_load(target, to, source, start, nbytes, array, i):
         uint32(nbytes),
         _shared_address(array, int64(i)),
     )
+
+
+@function
+def prefetch(array, i, nbytes):
+    _prefetch(address(array, int64(i)), uint32(nbytes))
 
 
 __all__ = [name for name in dir() if not name.startswith("_") and name not in ("cuda", "ir", "types", "I32", "I64")]

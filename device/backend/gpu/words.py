@@ -173,6 +173,7 @@ def local(typingctx, count, dtype):
 
 
 _globaltimer = ptx("mov.u64 $0, %globaltimer;", "=l", types.int64)
+_clock64 = ptx("mov.u64 $0, %clock64;", "=l", types.int64)
 
 
 @function
@@ -183,6 +184,11 @@ def pause():
 @function
 def clock():
     return _globaltimer()
+
+
+@function
+def cycles():
+    return _clock64()
 
 
 @intrinsic
