@@ -1,0 +1,57 @@
+"""The parts of a split context become one: attention's output, published to all blocks as the output projection's input."""
+
+from .backend import (
+    as_float32,
+    block_index,
+    exp,
+    float32,
+    function,
+    lane_index,
+    store_half,
+    uint32,
+    warp_index,
+    warp_max,
+    warp_size,
+    warp_sum,
+)
+from .bfloat16 import pack
+from .packets import receive, receive_vector
+from .softmax import LOWEST
+from .watch import ATTENTION, PARTIAL
+
+
+@function
+def merge_parts(plan, channels, step, limits):
+    """Pairs of output dimensions over the parts, published to all blocks as bf16; a pair to a warp, a part to a lane."""
+    half = plan.head_dim // 2
+    tag = uint32(step)
+    for number in range(warp_index(), plan.attention_local, plan.warps):
+        pair = block_index() * plan.attention_local + number
+        if pair < plan.heads * half:
+            head, d = pair // half, pair % half
+            at = plan.channel_partial + 4 * ((step & 1) * plan.units + head // plan.group * plan.parts) * plan.group * (half + 1)
+            at += 4 * (head % plan.group) * (half + 1)
+            best, total, upper, lower = float32(LOWEST), float32(0), float32(0), float32(0)
+            for part in range(lane_index(), plan.parts, warp_size()):
+                there = at + 4 * part * plan.group * (half + 1)
+                a, b = receive(channels, there + 4 * half, tag, limits, PARTIAL, limits.pe)
+                c, d2 = receive(channels, there + 4 * d, tag, limits, PARTIAL, limits.pe)
+                maximum = max(best, as_float32(a))
+                old, new = exp(best - maximum), exp(as_float32(a) - maximum)
+                total = total * old + as_float32(b) * new
+                upper = upper * old + as_float32(c) * new
+                lower = lower * old + as_float32(d2) * new
+                best = maximum
+            maximum = warp_max(best)
+            factor = exp(best - maximum)
+            total, upper, lower = warp_sum(total * factor), warp_sum(upper * factor), warp_sum(lower * factor)
+            if lane_index() == 0:
+                at_pair = plan.channel_attention + 2 * ((step & 1) * plan.attention_pairs + pair)
+                store_half(channels, at_pair, pack(upper / total, lower / total), tag)
+
+
+@function
+def receive_attention(plan, channels, step, x, limits):
+    """The attention's output of all local heads, as the output projection's input (block)."""
+    at = plan.channel_attention + 2 * (step & 1) * plan.attention_pairs
+    receive_vector(plan, channels, at, plan.attention_pairs, uint32(step), x, limits, ATTENTION)
