@@ -2,8 +2,8 @@
 
 A unit is one KV head and one part of the context; positions go to parts in turn, `granule` at a time, so a position's
 keys and values are written and read by one block only and need no order beyond the block's barrier. Each unit computes
-the softmax-weighted values of its positions for the `group` query heads that share the KV head (`attend`), and publishes
-them with their maximum and sum; the blocks then merge the parts (merge.py).
+the softmax-weighted values of its positions for the `group` query heads that share the KV head (`attend`), and
+publishes them with their maximum and sum; the blocks then merge the parts (merge.py).
 
 Shared memory of a unit, float32: the group's queries and the key [group + 1, head_dim], the value [head_dim], scores
 [group, CHUNK], and for each query its running maximum, sum and correction.
@@ -11,7 +11,18 @@ Shared memory of a unit, float32: the group's queries and the key [group + 1, he
 
 from collections import namedtuple
 
-from .backend import as_float32, block_index, float32, function, local, prefetch, sync_block, thread_index, uint32, warp_index
+from .backend import (
+    as_float32,
+    block_index,
+    float32,
+    function,
+    local,
+    prefetch,
+    sync_block,
+    thread_index,
+    uint32,
+    warp_index,
+)
 from .bfloat16 import pack
 from .packets import receive
 from .rope import normalise_head, rotate_head
@@ -19,8 +30,8 @@ from .softmax import position_in_part, publish_part, start_softmax, weigh_chunks
 from .watch import QUERY
 
 Cache = namedtuple("Cache", "keys values rope head_norms")
-Cache.__doc__ = """keys, values: uint32 [layers * kv_heads * max_context * head_dim / 2], bf16 pairs. rope: float32 table of
-`rotate_head`. head_norms: float32 [layers * 2 * head_dim], weights for queries and keys."""
+Cache.__doc__ = """keys, values: uint32 [layers * kv_heads * max_context * head_dim / 2], bf16 pairs. rope: float32, the
+table of `rotate_head`. head_norms: float32 [layers * 2 * head_dim], weights for queries and keys."""
 
 
 @function
@@ -54,7 +65,7 @@ def positions_of_part(plan, part, context):
 
 @function
 def prefetch_cache(plan, cache, layer, position):
-    """Asks for the keys and values that this block will read for `layer` (block): the weights push them out of the L2."""
+    """Asks for the keys and values that this block will read in `layer`: weights push them out of the L2 (block)."""
     half = plan.head_dim // 2
     for unit in range(block_index(), plan.kv_heads * plan.parts, plan.grid):
         head, part = unit // plan.parts, unit % plan.parts

@@ -27,4 +27,3 @@ def rounded(value):
 def pack(first, second):
     """Two float32 values as one word of bf16."""
     return uint32(uint32(rounded(first) >> uint32(16)) | rounded(second))
-

@@ -27,30 +27,15 @@ from .backend import (
     uint32,
     uint64,
 )
-from .matvec import multiply
-from .merge import merge_parts, receive_attention
+from .matvec import Product, column_parallel, multiply, row_parallel
+from .merge import merge_parts
 from .norm import embed, receive_hidden, start_residual
-from .projections import keep_logits, publish_activations, publish_heads, receive_activations
+from .projections import keep_logits, publish_activations, publish_heads, receive_between
+from .request import COUNT, REASON, RUNNING, STOP, Request, has_ended
 from .sample import Ballot, choose
 from .stream import Stream, close_stream, end_layer, open_stream
-from .trace import (
-    ACTIVATION_RECEIVED,
-    ATTENDED,
-    ATTENTION_RECEIVED,
-    DOWN,
-    DOWN_REDUCED,
-    GATE_UP,
-    HIDDEN_RECEIVED,
-    INPUT,
-    MERGED,
-    NEXT_RECEIVED,
-    O_PRODUCT,
-    O_REDUCED,
-    QKV,
-    QKV_PUBLISHED,
-    mark,
-)
-from .watch import Limits, has_expired
+from .trace import ATTENDED, COLUMN_PARALLEL, HIDDEN, INPUT, PUBLISHED, RECEIVED, REDUCED, ROW_PARALLEL, mark
+from .watch import Limits
 
 Block = namedtuple("Block", "x_words x partial logits scratch residual sums flags trace")
 Block.__doc__ = """A block's shared memory beside the stream's ring.
@@ -59,64 +44,50 @@ x: uint16 bf16, the current product's input (x_words: the same as uint32). parti
 sums. logits: float32. scratch: float32, attention's. residual: float32 [hidden_local, 2], the block's pairs of the
 hidden state. sums: float32 [warps]. flags: int64 [2]. trace: device memory of trace.py.
 """
-Request = namedtuple("Request", "prompt prompt_count start max_new stops temperature top_p seed")
-Request.__doc__ = """prompt: int64 token ids [prompt_count]. start: the first one's position. max_new: tokens to
-generate. stops: int64 token ids that end the request. temperature, top_p: float32. seed: int64."""
 Weights = namedtuple("Weights", "embedding norms biases")
 Weights.__doc__ = """What is not streamed. embedding: uint32 bf16 pairs [total_vocab, hidden / 2]. norms: float32
 [2 * layers + 1, hidden]. biases: float32 [layers, qkv rows]."""
-STOP = 0  # control: the host wants the request to end
-COUNT, REASON = 0, 1  # progress: tokens generated so far, why the request ended
-RUNNING, LENGTH, STOP_TOKEN, STOPPED, EXPIRED = range(5)
 STEP_EPOCH, VOTE_EPOCH = 0, 1  # epochs: the next layer's and the next vote's number, carried from launch to launch
 
 
 @function
 def decode_layer(plan, stream, block, team, weights, cache, channels, layer, position, step, limits):
-    """One transformer layer of one token; x and sums hold its normalised input (block)."""
-    sync_block()
-    mark(plan, block.trace, layer, INPUT)
-    multiply(plan, stream, block.x, block.partial, 0, plan.qkv_tiles, plan.qkv_splits, plan.qkv_columns)
-    sync_block()
-    mark(plan, block.trace, layer, QKV)
-    publish_heads(plan, channels, block.partial, block.sums, weights.biases, layer, step)
-    mark(plan, block.trace, layer, QKV_PUBLISHED)
-    sync_block()
-    attend(plan, cache, channels, block.scratch, layer, position, step, limits)
-    mark(plan, block.trace, layer, ATTENDED)
-    merge_parts(plan, channels, step, limits)
-    mark(plan, block.trace, layer, MERGED)
-    receive_attention(plan, channels, step, block.x_words, limits)
-    sync_block()
-    mark(plan, block.trace, layer, ATTENTION_RECEIVED)
-    multiply(plan, stream, block.x, block.partial, plan.o_first, plan.o_tiles, plan.o_splits, plan.o_columns)
-    sync_block()
-    mark(plan, block.trace, layer, O_PRODUCT)
-    reduce_residual(plan, team, channels, block.partial, plan.o_splits, block.residual, 2 * step, limits)
-    mark(plan, block.trace, layer, O_REDUCED)
-    receive_hidden(plan, channels, weights.norms, 2 * layer + 1, 2 * step, block.x_words, block.sums, limits)
-    sync_block()
-    mark(plan, block.trace, layer, HIDDEN_RECEIVED)
-    prefetch_cache(plan, cache, layer + 1 if layer + 1 < plan.layers else 0, position + 1)
-    first = plan.gate_up_first
-    multiply(
-        plan, stream, block.x, block.partial, first, plan.gate_up_tiles, plan.gate_up_splits, plan.gate_up_columns
-    )
-    sync_block()
-    mark(plan, block.trace, layer, GATE_UP)
-    publish_activations(plan, channels, block.partial, block.sums, step)
-    receive_activations(plan, channels, step, block.x_words, limits)
-    sync_block()
-    mark(plan, block.trace, layer, ACTIVATION_RECEIVED)
-    multiply(
-        plan, stream, block.x, block.partial, plan.down_first, plan.down_tiles, plan.down_splits, plan.down_columns
-    )
-    sync_block()
-    mark(plan, block.trace, layer, DOWN)
-    reduce_residual(plan, team, channels, block.partial, plan.down_splits, block.residual, 2 * step + 1, limits)
-    mark(plan, block.trace, layer, DOWN_REDUCED)
-    receive_hidden(plan, channels, weights.norms, 2 * layer + 2, 2 * step + 1, block.x_words, block.sums, limits)
-    mark(plan, block.trace, layer, NEXT_RECEIVED)
+    """One transformer layer of one token; x and sums hold its normalised input (block).
+
+    Attention and MLP have one shape: a column-parallel product, what its rows become, a row-parallel product, and its
+    sum over the PEs. They are one loop so that they share their code: a layer's must fit the instruction cache.
+    """
+    for half in range(2):
+        attention = half == 0
+        sync_block()
+        mark(plan, block.trace, layer, half, INPUT)
+        multiply(plan, stream, block.x, block.partial, column_parallel(plan, attention))
+        sync_block()
+        mark(plan, block.trace, layer, half, COLUMN_PARALLEL)
+        if attention:
+            publish_heads(plan, channels, block.partial, block.sums, weights.biases, layer, step)
+            sync_block()
+            attend(plan, cache, channels, block.scratch, layer, position, step, limits)
+            mark(plan, block.trace, layer, half, ATTENDED)
+            merge_parts(plan, channels, step, limits)
+        else:
+            publish_activations(plan, channels, block.partial, block.sums, step)
+        mark(plan, block.trace, layer, half, PUBLISHED)
+        receive_between(plan, channels, attention, step, block.x_words, limits)
+        sync_block()
+        mark(plan, block.trace, layer, half, RECEIVED)
+        product = row_parallel(plan, attention)
+        multiply(plan, stream, block.x, block.partial, product)
+        sync_block()
+        mark(plan, block.trace, layer, half, ROW_PARALLEL)
+        epoch = 2 * step + half
+        reduce_residual(plan, team, channels, block.partial, product.splits, block.residual, epoch, limits)
+        if attention:
+            prefetch_cache(plan, cache, layer + 1 if layer + 1 < plan.layers else 0, position + 1)
+        mark(plan, block.trace, layer, half, REDUCED)
+        row = 2 * layer + half + 1
+        receive_hidden(plan, channels, weights.norms, row, epoch, block.x_words, block.sums, limits)
+        mark(plan, block.trace, layer, half, HIDDEN)
     end_layer(plan, stream, layer)
 
 
@@ -124,41 +95,14 @@ def decode_layer(plan, stream, block, team, weights, cache, channels, layer, pos
 def next_token(plan, stream, block, team, ballot, request, record, generated, position, epoch, stop, limits):
     """lm_head and the choice of the next token (block); returns it, the wish to stop and the next vote's epoch."""
     sync_block()
-    multiply(plan, stream, block.x, block.partial, 0, plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns)
+    product = Product(0, plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns)
+    multiply(plan, stream, block.x, block.partial, product)
     end_layer(plan, stream, plan.layers)
     sync_block()
     keep_logits(plan, block.partial, block.sums, team.rank, block.logits, record, generated * plan.vocab)
     sync_block()
     first_token = team.rank * plan.vocab + block_index() * plan.lm_head_rows
     return choose(plan, team, ballot, block.logits, first_token, request, position, epoch, stop, limits)
-
-
-@function
-def is_stop(request, token):
-    for i in range(request.stops.size):
-        if request.stops[i] == token:
-            return True
-    return False
-
-
-@function
-def has_ended(request, block, generated, token, wish, limits):
-    """Why the request ends after its newest token, or RUNNING; the same for every thread (block)."""
-    if thread_index() == 0:
-        reason = int64(RUNNING)
-        if generated == request.max_new:
-            reason = int64(LENGTH)
-        if wish:
-            reason = int64(STOPPED)
-        if generated > 0 and is_stop(request, token):
-            reason = int64(STOP_TOKEN)
-        if has_expired(limits):
-            reason = int64(EXPIRED)
-        block.flags[0] = reason
-    sync_block()
-    reason = block.flags[0]
-    sync_block()
-    return reason
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""The parts of a split context become one: attention's output, published to all blocks as the output projection's input."""
+"""The parts of a split context become attention's output, which all blocks get: the output projection's input."""
 
 from .backend import (
     as_float32,
@@ -15,22 +15,22 @@ from .backend import (
     warp_sum,
 )
 from .bfloat16 import pack
-from .packets import receive, receive_vector
+from .packets import receive
 from .softmax import LOWEST
-from .watch import ATTENTION, PARTIAL
+from .watch import PARTIAL
 
 
 @function
 def merge_parts(plan, channels, step, limits):
-    """Pairs of output dimensions over the parts, published to all blocks as bf16; a pair to a warp, a part to a lane."""
+    """Pairs of output dimensions over the parts, to all blocks as bf16; a pair to a warp, a part to a lane (block)."""
     half = plan.head_dim // 2
     tag = uint32(step)
     for number in range(warp_index(), plan.attention_local, plan.warps):
         pair = block_index() * plan.attention_local + number
         if pair < plan.heads * half:
             head, d = pair // half, pair % half
-            at = plan.channel_partial + 4 * ((step & 1) * plan.units + head // plan.group * plan.parts) * plan.group * (half + 1)
-            at += 4 * (head % plan.group) * (half + 1)
+            unit = (step & 1) * plan.units + head // plan.group * plan.parts
+            at = plan.channel_partial + 4 * (unit * plan.group + head % plan.group) * (half + 1)
             best, total, upper, lower = float32(LOWEST), float32(0), float32(0), float32(0)
             for part in range(lane_index(), plan.parts, warp_size()):
                 there = at + 4 * part * plan.group * (half + 1)
@@ -48,10 +48,3 @@ def merge_parts(plan, channels, step, limits):
             if lane_index() == 0:
                 at_pair = plan.channel_attention + 2 * ((step & 1) * plan.attention_pairs + pair)
                 store_half(channels, at_pair, pack(upper / total, lower / total), tag)
-
-
-@function
-def receive_attention(plan, channels, step, x, limits):
-    """The attention's output of all local heads, as the output projection's input (block)."""
-    at = plan.channel_attention + 2 * (step & 1) * plan.attention_pairs
-    receive_vector(plan, channels, at, plan.attention_pairs, uint32(step), x, limits, ATTENTION)

@@ -3,10 +3,10 @@
 put, get, put_signal, signal, signal_fetch, fence and quiet are the backend's (backend/README.md says what each orders);
 `_warp` and `_block` in a name mean that all threads of the warp or block call it together. Here is what waits.
 
-Signals hold epochs: the caller numbers its exchanges 1, 2, 3, ..., and a wait ends once the signal holds the epoch wanted
-or a later one. So a signal is never reset; it starts at zero, as symmetric memory does. No wait is endless: `limits`
-(`Limits(watch, rank)`, where the watch is the host's `PE.watch()`) bounds each, and when one has run out every later wait
-of that PE returns at once, so that the kernel ends and the host raises what it waited for.
+Signals hold epochs: the caller numbers its exchanges 1, 2, 3, ..., and a wait ends once the signal holds the epoch
+wanted or a later one. So a signal is never reset; it starts at zero, as symmetric memory does. No wait is endless:
+`limits` (`Limits(watch, rank)`, where the watch is the host's `PE.watch()`) bounds each, and when one has run out every
+later wait of that PE returns at once, so that the kernel ends and the host raises what it waited for.
 """
 
 from .backend import (
@@ -89,9 +89,9 @@ def signal_wait_block(signals, i, value, limits):
 def barrier(signals, i, epoch, pes, limits):
     """Waits for one thread of every PE of a team; what these threads put before is complete and visible after (thread).
 
-    signals: symmetric uint64 array, of which `signals[i : i + pes.size]` is this barrier's. epoch: 1 in the first call, one
-    more in each, the same on all PEs. pes: int64, the team's PEs by their number in the job (`Team.pes`); `limits.pe` is
-    the caller's rank among them. Costs a signal to each PE, one hop.
+    signals: symmetric uint64 array, of which `signals[i : i + pes.size]` is this barrier's. epoch: 1 in the first call,
+    one more in each, the same on all PEs. pes: int64, the team's PEs by their number in the job (`Team.pes`);
+    `limits.pe` is the caller's rank among them. Costs a signal to each PE, one hop.
     """
     _meet(signals, i, epoch, pes, limits, 0, 1)
 

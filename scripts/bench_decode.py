@@ -31,7 +31,7 @@ def parse(argv):
     parser.add_argument("--backend", choices=("auto", "gpu", "emulator"), default="auto")
     parser.add_argument("--block", type=int, help="threads of a block")
     parser.add_argument("--max-tile-columns", type=int, help="columns of a weight tile at most")
-    parser.add_argument("--trace", action="store_true", help="print where a layer's time goes (slows the kernel a little)")
+    parser.add_argument("--trace", action="store_true", help="print where a layer's time goes (a little slower)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     return parser.parse_args(argv)
 
@@ -65,13 +65,15 @@ def bytes_per_token(llm, context):
 
 def print_trace(trace):
     """Mean over layers and blocks, and mean over layers of the slowest block, of each phase's cycles."""
-    from shmemtp.device.trace import PHASES
+    from shmemtp.device.trace import ATTENDED, PHASES
 
-    spans = np.diff(trace, axis=1)
-    for name, span in zip(PHASES[1:], spans.transpose(1, 0, 2), strict=True):
-        print(f"{name:>22}: {span.mean():8.0f} cycles, slowest block {span.max(1).mean():8.0f}", flush=True)
-    layer = np.diff(trace[:, 0], axis=0)
-    print(f"{'layer':>22}: {layer.mean():8.0f} cycles", flush=True)
+    for half, name in enumerate(("attention", "MLP")):
+        marks = trace[:, half * len(PHASES) : (half + 1) * len(PHASES)]
+        phases = [p for p in range(len(PHASES)) if half == 0 or p != ATTENDED]
+        for before, phase in zip(phases, phases[1:], strict=False):
+            span = marks[:, phase] - marks[:, before]
+            print(f"{name:>10} {PHASES[phase]:24} {span.mean():8.0f} cycles, slowest block {span.max(1).mean():8.0f}")
+    print(f"{'layer':>10} {'':24} {np.diff(trace[:, 0], axis=0).mean():8.0f} cycles", flush=True)
 
 
 def measure(options, pe):

@@ -123,7 +123,7 @@ class DecodeLoop:
 
     def finish(self) -> str:
         """Waits for the kernel; "length", "stop_token" or "stopped". Raises if a wait on the device ran out."""
-        from .device.decode import REASON, RUNNING
+        from .device.request import REASON, RUNNING
 
         if self._running:
             launch = self._running
@@ -152,7 +152,7 @@ class DecodeLoop:
         return self._record.numpy().reshape(-1, self.plan.shape.vocab)
 
     def trace(self) -> np.ndarray:
-        """When the phases of each layer of the newest token ended: int64 cycles [layers, phases, blocks] (plan.trace)."""
+        """When the newest token's phases ended: int64 cycles [layers, phases, blocks] (with plan.trace)."""
         return self._trace.numpy().reshape(self.plan.shape.layers, -1, self.plan.grid)
 
     def _check(self, prompt_ids, max_new_tokens, position, temperature, top_p, stop_tokens):

@@ -12,7 +12,7 @@ from .product import ceil_div, round_up
 
 __all__ = ["Plan", "make_plan"]
 
-CHUNK, TOGETHER = 64, 4  # device/softmax.py: positions whose scores stand in shared memory, and whose keys load, at once
+CHUNK, TOGETHER = 64, 4  # device/softmax.py: positions whose scores are in shared memory, and whose keys load, at once
 MOST_PARTS = 32  # of a context: one to a lane when they are merged
 MOST_DEPTH = 8  # stages of a warp's ring: more is far beyond what the memory's latency needs
 LINE = 128  # bytes: regions of shared memory start on one

@@ -67,7 +67,7 @@ def compile_cubin(kernel, signature, block: int, machine=Machine()) -> Cubin:
 
 
 def _compile(kernel, signature, block, machine, arch) -> Cubin:
-    """Links without NVSHMEM first: a kernel that only mentions it, in branches that its constants rule out, needs none."""
+    """Links without NVSHMEM first: a kernel that names it only in branches that its constants rule out needs none."""
     options = LinkerOptions(arch=arch, link_time_optimization=True, verbose=True, ptxas_options=["-v"], no_cache=True)
     for compile_codes in (_own_code, _all_code):
         linker = Linker(*map(ObjectCode.from_ltoir, compile_codes(kernel, signature, block, machine)), options=options)

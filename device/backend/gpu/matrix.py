@@ -25,9 +25,8 @@ def _mma(typingctx, a0, a2, b0, b1, c0, c1):
     def codegen(context, builder, sig, args):
         a0, a2, b0, b1, c0, c1 = args
         zero, nothing = ir.Constant(I32, 0), ir.Constant(F32, 0)
-        text = (
-            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
-        )
+        shape = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+        text = f"{shape} {{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9}}, {{$10,$11,$12,$13}};"
         operands = [a0, zero, a2, zero, b0, b1, c0, c1, nothing, nothing]
         kind = ir.FunctionType(ir.LiteralStructType([F32] * 4), [value.type for value in operands])
         asm = ir.InlineAsm(kind, text, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", side_effect=False)
@@ -41,9 +40,10 @@ def _mma(typingctx, a0, a2, b0, b1, c0, c1):
 def multiply_rows(rows, at, x, start, columns):
     """Two bf16 rows times a bf16 vector (warp); every lane gets both sums.
 
-    An mma multiplies eight rows: here they are four quarters of each of the two rows, and the vector's four quarters are
-    the rows of the other operand, so that the wanted products stand where a quarter meets itself. The order of columns
-    within an mma is free as long as both operands share it: lane (g, t) takes eight that lie side by side, 16 bytes.
+    An mma multiplies eight rows: here they are four quarters of each of the two rows, and the vector's four quarters
+    are the rows of the other operand, so that the wanted products stand where a quarter meets itself. The order of
+    columns within an mma is free as long as both operands share it: lane (g, t) takes eight that lie side by side,
+    16 bytes.
     """
     group, column = lane_index() >> 2, ((lane_index() >> 2) & 3) * 32 + (lane_index() & 3) * 8
     row = at + (group >> 2) * columns
@@ -59,7 +59,7 @@ def multiply_rows(rows, at, x, start, columns):
         c0, c1 = _mma(v[0], v[1], w[0], w[1], c0, c1)
         d0, d1 = _mma(v[2], v[3], w[2], w[3], d0, d1)
     c0, c1 = c0 + d0, c1 + d1
-    # Lane (g, t) holds quarter g of the vector times operand rows 2t and 2t + 1: row t // 2's quarters 2 (t % 2) and on.
+    # Lane (g, t) holds quarter g of the vector times rows 2t and 2t + 1: quarters 2 (t % 2) and on of row t // 2.
     meets = group < 4 and (lane_index() & 1) == group >> 1
     total = (c1 if group & 1 else c0) if meets else float32(0)
     for step in (1, 4, 8):

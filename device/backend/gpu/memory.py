@@ -153,6 +153,7 @@ def peer(typingctx, array, distance):
 
 # --- mbarriers and bulk copies: shared addresses are 32-bit ---
 
+
 @intrinsic
 def _shared_address(typingctx, array, i):
     def codegen(context, builder, sig, args):
@@ -164,9 +165,7 @@ def _shared_address(typingctx, array, i):
 
 
 _init = ptx("mbarrier.init.shared::cta.b64 [$0], 1;", "r,~{memory}", types.void, uint32)
-_expect = ptx(
-    "mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r,~{memory}", types.void, uint32, uint32
-)
+_expect = ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r,~{memory}", types.void, uint32, uint32)
 _try_wait = ptx(
     "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [$1], $2; selp.u32 $0,1,0,p; }",
     "=r,r,r,~{memory}",

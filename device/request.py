@@ -1,0 +1,41 @@
+"""What the decode kernel is asked for, and why it ends."""
+
+from collections import namedtuple
+
+from .backend import function, int64, sync_block, thread_index
+from .watch import has_expired
+
+Request = namedtuple("Request", "prompt prompt_count start max_new stops temperature top_p seed")
+Request.__doc__ = """prompt: int64 token ids [prompt_count]. start: the first one's position. max_new: tokens to
+generate. stops: int64 token ids that end the request. temperature, top_p: float32. seed: int64."""
+STOP = 0  # control: the host wants the request to end
+COUNT, REASON = 0, 1  # progress: tokens generated so far, why the request ended
+RUNNING, LENGTH, STOP_TOKEN, STOPPED, EXPIRED = range(5)
+
+
+@function
+def is_stop(request, token):
+    for i in range(request.stops.size):
+        if request.stops[i] == token:
+            return True
+    return False
+
+
+@function
+def has_ended(request, block, generated, token, wish, limits):
+    """Why the request ends after its newest token, or RUNNING; the same for every thread (block)."""
+    if thread_index() == 0:
+        reason = int64(RUNNING)
+        if generated == request.max_new:
+            reason = int64(LENGTH)
+        if wish:
+            reason = int64(STOPPED)
+        if generated > 0 and is_stop(request, token):
+            reason = int64(STOP_TOKEN)
+        if has_expired(limits):
+            reason = int64(EXPIRED)
+        block.flags[0] = reason
+    sync_block()
+    reason = block.flags[0]
+    sync_block()
+    return reason

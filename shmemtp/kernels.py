@@ -1,0 +1,71 @@
+"""Kernels of one's own: the limit of their waits, and a way to run one."""
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .watchdog import raise_if_expired
+
+if TYPE_CHECKING:
+    from .runtime import PE
+
+__all__ = ["Kernels", "Watch"]
+
+PATIENCE_S = 0.0002  # between two looks whether a kernel has ended: the emulator's threads need the cores
+
+
+class Watch:
+    """The limit of a kernel's waits (SHMEMTP_TIMEOUT_S), and its report if one ran out. Made by `PE.watch`.
+
+    A kernel takes it as an int64 array, of which `Limits(watch, rank)` makes what waits take. Good for one failure:
+    after it, every wait with this watch ends at once.
+    """
+
+    def __init__(self, pe: "PE", team=None):
+        from .device.watch import LIMIT, WATCH_WORDS
+
+        self._team = team
+        self.argument = pe.device.array(WATCH_WORDS, np.int64)
+        words = np.zeros(WATCH_WORDS, np.int64)
+        words[LIMIT] = int(pe.timeout_s * 1e9)
+        self.argument.fill(words)
+
+    def check(self, kernel: str):
+        """Raises TimeoutError_ if a wait of the kernel ran out; call it when the kernel has ended."""
+        raise_if_expired(self.argument, self._team, kernel)
+
+
+class Kernels:
+    """Compiles and runs kernels on a PE's device; each is compiled once for the types of its arguments."""
+
+    def __init__(self, pe: "PE"):
+        self._pe = pe
+        self._compiled: dict = {}
+
+    def run(self, kernel, grid: int, block: int, args, shared_bytes: int, warp: int | None):
+        """See `PE.run`."""
+        pe, values = self._pe, [_value(arg) for arg in args]
+        key = (kernel, block, *map(_kind, values))
+        if key not in self._compiled:
+            self._compiled[key] = pe.device.compile(kernel, values, block=block)
+        launch = pe.device.launch(self._compiled[key], grid, block, values, shared_bytes=shared_bytes, warp=warp)
+        while not launch.done():
+            pe.watchdog.check()
+            time.sleep(PATIENCE_S)
+        launch.wait()
+        for arg in args:
+            if isinstance(arg, Watch):
+                arg.check(getattr(kernel, "__name__", "the kernel"))
+
+
+def _value(arg):
+    """What the backend takes for an argument of `PE.run`."""
+    return np.float32(arg) if isinstance(arg, float) else getattr(arg, "argument", arg)
+
+
+def _kind(value):
+    """Equal for values that one compiled kernel takes."""
+    if isinstance(value, (bool, int)):
+        return type(value)
+    return (str(value.dtype), len(value.shape)) if hasattr(value, "dtype") else value
