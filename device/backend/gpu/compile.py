@@ -10,7 +10,8 @@ import numba_cuda
 from cuda.core import Linker, LinkerOptions, ObjectCode
 from numba.cuda import compiler, dispatcher, types
 
-DEVICE_FOLDER = Path(__file__).resolve().parents[2]
+from ..sources import source_digest
+
 BLOCKS_A_MULTIPROCESSOR = 1
 
 
@@ -40,19 +41,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SHMEMTP_CACHE_DIR") or Path(home) / "shmemtp") / "gpu"
 
 
-def source_hash() -> str:
-    """Changes when any device code or the compiler does."""
-    digest = hashlib.sha256(numba_cuda.__version__.encode())
-    for path in sorted(DEVICE_FOLDER.rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def compile_cubin(kernel, signature, block: int, machine=Machine()) -> Cubin:
     """Compiles `kernel` for a tuple of Numba types; `block` threads at most will run it."""
     arch = f"sm_{machine.compute_capability[0]}{machine.compute_capability[1]}"
     what = f"{kernel.__module__}.{kernel.__qualname__}{signature}{block}{arch}"
-    path = cache_folder() / source_hash() / (hashlib.sha256(what.encode()).hexdigest()[:24] + ".cubin")
+    sources = source_digest(kernel, numba_cuda.__version__)
+    path = cache_folder() / sources / (hashlib.sha256(what.encode()).hexdigest()[:24] + ".cubin")
     if path.exists():
         header, code = path.read_bytes().split(b"\n", 1)
         name, registers, spills, stack = header.decode().split(" ")
