@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,9 @@ def _own_code(kernel, signature, block, machine):
 
 def _all_code(kernel, signature, block, machine):
     """The kernel's code and that of the libraries it calls, which NVRTC compiles (several seconds)."""
-    codes, _ = _front_end(compiler.compile_all, kernel, signature, block, machine)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "NVRTC log messages")  # deprecations in NVIDIA's own headers
+        codes, _ = _front_end(compiler.compile_all, kernel, signature, block, machine)
     return [_bytes_of(code) for code in codes]
 
 

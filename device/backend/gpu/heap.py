@@ -1,5 +1,11 @@
 """The symmetric heap on GPUs: NVSHMEM, bootstrapped over MPI. The contract is in ../README.md."""
 
+import contextlib
+import glob
+import io
+import logging
+import os
+
 import numpy as np
 import nvshmem.core as nvshmem
 from cuda.bindings import driver
@@ -17,6 +23,18 @@ def detach_library(handle):
     nvshmem.library_finalize(nvshmem.NvshmemKernelObject.from_handle(handle))
 
 
+@contextlib.contextmanager
+def _chatter_to_log():
+    """nvshmem4py prints its progress to standard error: here to the log, where --verbose shows it."""
+    chatter = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(chatter):
+            yield
+    finally:
+        for line in chatter.getvalue().splitlines():
+            logging.getLogger("shmemtp").debug("NVSHMEM: %s", line)
+
+
 class Heap:
     """Symmetric memory of all PEs of `comm`.
 
@@ -27,7 +45,10 @@ class Heap:
     def __init__(self, device, comm, bootstrap="unique-id"):
         self.comm, self._buffers = comm, {}
         method = {"unique-id": "emulated_mpi", "mpi": "mpi"}[bootstrap]
-        nvshmem.init(device=CudaDevice(device.cuda.device_id), mpi_comm=comm, initializer_method=method)
+        if not glob.glob("/dev/infiniband/uverbs*"):
+            os.environ.setdefault("NVSHMEM_REMOTE_TRANSPORT", "none")  # which it would find out loudly
+        with _chatter_to_log():
+            nvshmem.init(device=CudaDevice(device.cuda.device_id), mpi_comm=comm, initializer_method=method)
         self.distances = self._measure_distances()
 
     def _measure_distances(self):
