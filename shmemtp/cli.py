@@ -5,6 +5,7 @@ exit code 2 for bad input, else 1. SHMEMTP_DEBUG=1 adds tracebacks.
 """
 
 import argparse
+import ast
 import contextlib
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from .agreement import Agreement, agree, exit_code, report
 from .errors import InputError
-from .log import configure
+from .log import LOG, configure
 from .world import join, launcher
 
 __all__ = ["main"]
@@ -63,7 +64,13 @@ def _parser():
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_generate(commands)
-    bench = commands.add_parser("bench", help="run a benchmark, scripts/bench_NAME.py", add_help=False)
+    bench = commands.add_parser(
+        "bench",
+        help="run a benchmark",
+        description="Runs scripts/bench_NAME.py with the arguments given; NAME --help tells which it takes.",
+        epilog="\n".join(["benchmarks:", *(f"  {name:<12}{what}" for name, what in _benchmarks().items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     bench.add_argument("name", metavar="NAME", nargs="?")
     bench.add_argument("arguments", nargs=argparse.REMAINDER)
     bench.set_defaults(run=_bench)
@@ -89,13 +96,7 @@ def _add_generate(commands):
     add("--max-new-tokens", metavar="N", type=_number(int, 1), default=64)
     add("--max-context", metavar="N", type=_number(int, 1), help="tokens of prompt and answer that there is room for")
     add("--load-format", choices=("auto", "dummy"), default="auto", help="dummy: random weights, no checkpoint read")
-    add(
-        "--temperature",
-        metavar="T",
-        type=_number(float, 0.0),
-        default=0.0,
-        help="0 (default) takes the likeliest token",
-    )
+    add("--temperature", metavar="T", type=_number(float, 0.0), default=0.0, help="0, the default: the likeliest token")
     add("--top-p", metavar="P", type=_number(float, 0.0, 1.0), default=1.0)
     add("--seed", metavar="N", type=_number(int, 0, 2**63 - 1), default=0)
     add("--ignore-eos", action="store_true", help="go on after a stop token, to --max-new-tokens")
@@ -147,20 +148,37 @@ def _generate(options) -> int:
                 algorithm=options.algorithm,
             )
             streams = pe.rank == 0 and options.format == "text"
+            unsaid = [options.prompt if options.prompt is not None else llm.decode(options.prompt_ids)]
+
+            def say(token):
+                """Prints the prompt before the first token: a request that fails answers nothing."""
+                print(*unsaid, token.text, sep="", end="", file=answer, flush=True)
+                unsaid.clear()
+
             generation = llm.generate(
                 options.prompt if options.prompt is not None else options.prompt_ids,
                 max_new_tokens=options.max_new_tokens,
                 temperature=options.temperature,
                 top_p=options.top_p,
                 seed=options.seed,
-                on_token=(lambda token: print(token.text, end="", file=answer, flush=True)) if streams else None,
+                on_token=say if streams else None,
                 **({"stop_tokens": ()} if options.ignore_eos else {}),
             )
             if streams:
                 print(file=answer, flush=True)
             elif pe.rank == 0:
                 print(json.dumps(_summary(generation, llm, pe)), file=answer, flush=True)
+            _log_times(generation, llm)
     return 0
+
+
+def _log_times(generation, llm):
+    each = generation.ms_per_token
+    LOG.info(
+        "%d tokens (%s): loaded in %.1f s, kernel ready in %.1f s, first token after %.2f s%s",
+        *(len(generation.token_ids), generation.stop_reason, llm.load_s, llm.compile_s, generation.prefill_s),
+        "" if each is None else f", then {each:.2f} ms per token",
+    )
 
 
 def _summary(generation, llm, pe):
@@ -203,8 +221,14 @@ def _agree_on_options(options):
             agree(comm, f"--{name.replace('_', '-')}", value)
 
 
+def _benchmarks():
+    """Name -> the first line of what its script says of itself."""
+    scripts = {path.stem.removeprefix("bench_"): path.read_text() for path in sorted(SCRIPTS.glob("bench_*.py"))}
+    return {name: (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0] for name, text in scripts.items()}
+
+
 def _bench(options) -> int:
-    known = sorted(path.stem.removeprefix("bench_") for path in SCRIPTS.glob("bench_*.py"))
+    known = _benchmarks()
     if options.name not in known:
         there = f"there are {', '.join(known)}" if known else f"there are none in {SCRIPTS}; they come with the sources"
         raise InputError(f"no benchmark {options.name}: {there}" if options.name else f"name a benchmark: {there}")

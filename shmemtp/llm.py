@@ -13,6 +13,7 @@ from .loop import DecodeLoop
 from .model import model_shape
 from .plan import Plan, make_plan
 from .resident import ResidentModel
+from .text import TextStream
 
 __all__ = ["LLM", "Generation", "Token"]
 
@@ -96,6 +97,10 @@ class LLM:
             return [int(token) for token in prompt]
         return list(self._need_tokenizer().encode(prompt).ids)
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens; "" for a model that comes without tokenizer.json."""
+        return self._tokenizer.decode(list(token_ids)) if self._tokenizer else ""
+
     def stream(
         self,
         prompt: str | Sequence[int],
@@ -132,29 +137,21 @@ class LLM:
         self.loop.start(
             generation.prompt_ids, min(max_new_tokens, room), 0, temperature, top_p, seed, [s for s in stops if s >= 0]
         )
+        text = TextStream(self._tokenizer, generation.prompt_ids) if self._tokenizer else None
         try:
             for token in self.loop.tokens():
                 if not generation.token_ids:
                     generation.prefill_s = time.perf_counter() - self.loop.started
                 generation.token_ids.append(token)
-                yield Token(token, self._new_text(generation, stops))
+                added = text.add(token) if text and token not in stops else ""
+                generation.text += added
+                yield Token(token, added)
         finally:
             self.loop.stop()
             generation.stop_reason = self.loop.finish()
             times = self.loop.token_times
             if len(times) > 1:
                 generation.ms_per_token = float(times[-1] - times[0]) / (len(times) - 1) / 1e6
-
-    def _new_text(self, generation, stops) -> str:
-        if self._tokenizer is None:
-            return ""
-        ids = generation.token_ids
-        whole = self._tokenizer.decode(ids[:-1] if ids[-1] in stops else ids)
-        if whole.endswith("\N{REPLACEMENT CHARACTER}"):  # more bytes of a character are to come
-            return ""
-        added = whole[len(generation.text) :]
-        generation.text = whole
-        return added
 
     def _need_tokenizer(self):
         if self._tokenizer is None:

@@ -43,6 +43,9 @@ class LLM:
         if model == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def decode(self, token_ids):
+        return "".join(f"<{id}>" for id in token_ids)
+
     def generate(self, prompt, on_token=None, **options):
         words = prompt.split() if isinstance(prompt, str) else [f"<{id}>" for id in prompt]
         text = [f"{word} " for word in words[: options["max_new_tokens"]]]
@@ -95,9 +98,16 @@ def errors(done):
 def test_text_is_all_there_is_on_standard_output(run, pes):
     done = run(*generate("any", "--max-new-tokens", "3"), pes=pes)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "one two three \n"
+    assert done.stdout == "one two three fourone two three \n"  # the prompt, and what the fake model makes of it
     assert "library chatter" in done.stderr
     assert "chatter from C" in done.stderr
+
+
+def test_the_prompt_can_be_ids_and_the_times_are_logged(run):
+    done = run("generate", "--model", "any", "--prompt-ids", "5,6")
+    assert done.stdout == "<5><6><5> <6> \n"
+    times = "loaded in 0.5 s, kernel ready in 0.2 s, first token after 0.10 s, then 2.00 ms per token"
+    assert times in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("pes", [0, 2])
@@ -236,6 +246,14 @@ def test_bench_runs_a_script_with_its_arguments(run, tmp_path):
     done = run("bench", "echo", "--model", "any", "-n", "3", program=program)
     assert (done.returncode, done.stdout) == (0, "['--model', 'any', '-n', '3']\n"), done.stderr
     assert "there are echo" in run("bench", program=program).stderr
+    (tmp_path / "bench_decode.py").write_text('"""Milliseconds per token.\n\nMore of it."""\n')
+    listed = run("bench", "--help", program=program)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert [line.split() for line in listed.stdout.splitlines()[-2:]] == [
+        ["decode", "Milliseconds", "per", "token."],
+        ["echo"],
+    ]
+    assert run("bench", "echo", "--help", program=program).stdout == "['--help']\n"
 
 
 def test_importing_shmemtp_loads_neither_mpi_nor_numba_nor_cuda():

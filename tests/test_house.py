@@ -20,7 +20,7 @@ ROOMS = (
     ("device.attention", "device.merge", "device.projections"),
     ("device.decode",),
     ("device",),
-    ("built_in", "config", "log", "model", "product", "rope", "shard", "weights"),
+    ("built_in", "config", "log", "model", "product", "rope", "shard", "text", "weights"),
     ("agreement", "heap", "kernels", "runtime", "watchdog", "world"),
     ("loop", "plan", "resident"),
     ("llm",),
