@@ -45,6 +45,7 @@ class Heap:
     def __init__(self, device, comm, bootstrap="unique-id"):
         self.comm, self._buffers = comm, {}
         method = {"unique-id": "emulated_mpi", "mpi": "mpi"}[bootstrap]
+        os.environ.setdefault("NVSHMEM_DISABLE_NVLS", "1")  # multicast is not used here
         if not glob.glob("/dev/infiniband/uverbs*"):
             os.environ.setdefault("NVSHMEM_REMOTE_TRANSPORT", "none")  # which it would find out loudly
         with _chatter_to_log():
