@@ -24,5 +24,6 @@ def philox(key0, key1, c0, c1, c2, c3):
 @function
 def gumbel(bits):
     """A standard Gumbel variate from a random uint32: -log(-log(u)), u in (0, 1)."""
-    u = (float32(uint32(bits >> uint32(8))) + float32(0.5)) * float32(1.0 / 16777216.0)
+    # float32 holds each of these 23 bits and a half: of 24 the last few would round up to u = 1, noise without end.
+    u = (float32(uint32(bits >> uint32(9))) + float32(0.5)) * float32(1.0 / 8388608.0)
     return -log(-log(u))
