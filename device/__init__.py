@@ -36,6 +36,7 @@ from .backend import (
     pause,
     peer,
     prefetch,
+    score_keys,
     shared,
     sin,
     sqrt,
@@ -54,6 +55,7 @@ from .backend import (
     warp_max_key,
     warp_size,
     warp_sum,
+    weigh_values,
 )
 from .shmem import (
     Limits,

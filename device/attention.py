@@ -1,116 +1,188 @@
 """Attention of one token over the KV cache, its context split over the blocks (flash-decoding; Dao et al., 2023).
 
-A unit is one KV head and one part of the context; positions go to parts in turn, `granule` at a time, so a position's
-keys and values are written and read by one block only and need no order beyond the block's barrier. Each unit computes
-the softmax-weighted values of its positions for the `group` query heads that share the KV head (`attend`), and
-publishes them with their maximum and sum; the blocks then merge the parts (merge.py).
-
-Shared memory of a unit, float32: the group's queries and the key [group + 1, head_dim], the value [head_dim], scores
-[group, CHUNK], and for each query its running maximum, sum and correction.
+A unit is one KV head and one part of the context. Positions go to parts in turn, GRANULE at a time, so a position's keys
+and values are written and read by one block only and need no order beyond the block's barrier. A unit computes the
+softmax-weighted values of its positions for the `group` query heads that share the KV head (`attend`), and publishes them
+with their maximum and sum; the blocks then merge the parts (merge.py).
 """
 
 from collections import namedtuple
 
 from .backend import (
+    as_bits,
     as_float32,
     block_index,
+    exp,
     float32,
     function,
-    local,
+    lane_index,
     prefetch,
+    score_keys,
+    store_packet,
     sync_block,
     thread_index,
+    uint16,
     uint32,
     warp_index,
+    warp_max,
+    warp_size,
+    warp_sum,
+    weigh_values,
 )
-from .bfloat16 import pack
+from .bfloat16 import rounded
 from .packets import receive
 from .rope import normalise_head, rotate_head
-from .softmax import position_in_part, publish_part, start_softmax, weigh_chunks
 from .watch import QUERY
 
+GRANULE, TILE = 16, 8  # positions that lie together in the cache; keys, or dimensions of values, that a warp takes at once
+LOWEST = -1e30  # a score below every real one, and far from overflow
+
 Cache = namedtuple("Cache", "keys values rope head_norms")
-Cache.__doc__ = """keys, values: uint32 [layers * kv_heads * max_context * head_dim / 2], bf16 pairs. rope: float32, the
-table of `rotate_head`. head_norms: float32 [layers * 2 * head_dim], weights for queries and keys."""
+Cache.__doc__ = """keys: uint16 bf16 [layers, kv_heads, positions, head_dim]. values: uint16 bf16 [layers, kv_heads, positions / GRANULE,
+head_dim, GRANULE]. rope: float32 table of `rotate_head`. head_norms: float32 [layers, 2, head_dim], for queries and keys."""
+Scratch = namedtuple("Scratch", "vectors queries scores weights totals")
+Scratch.__doc__ = """A unit's shared memory. vectors: float32 [group + 2, head_dim], queries, key, value; later the result. queries:
+uint16 bf16 [group, head_dim]. scores: float32 and weights: uint16 bf16 [group, part_positions]. totals: float32 [group, 2],
+the maximum of the scores and the sum of the weights."""
 
 
 @function
 def attend(plan, cache, channels, scratch, layer, position, step, limits):
     """All units of this block for the token at `position`, whose query, key and value come by channel (block)."""
-    for unit in range(block_index(), plan.kv_heads * plan.parts, plan.grid):
+    for unit in range(block_index(), plan.units, plan.grid):
         head, part = unit // plan.parts, unit % plan.parts
-        owner = (position // plan.granule) % plan.parts == part
-        receive_heads(plan, channels, scratch, head, owner, step, limits)
+        row = (layer * plan.kv_heads + head) * plan.cache_positions
+        owner = (position // GRANULE) % plan.parts == part
+        count = positions_of_part(plan, part, position + 1)
+        granules = (count + GRANULE - 1) // GRANULE
+        receive_heads(plan, channels, scratch.vectors, head, owner, step, limits)
         sync_block()
         prepare_heads(plan, cache, scratch, layer, position, owner)
         sync_block()
-        row = (layer * plan.kv_heads + head) * plan.max_context
         if owner:
-            append(plan, cache, scratch, row + position)
-        start_softmax(plan, scratch)
+            append(plan, cache, scratch.vectors, row + position)
+            sync_block()
+        for tile in range(warp_index(), granules * (GRANULE // TILE), plan.warps):
+            at = (row + first_position(plan, part, tile // 2) + tile % 2 * TILE) * plan.head_dim
+            to = tile * TILE
+            score_keys(
+                scratch.queries, plan.group, cache.keys, at, plan.head_dim, scratch.scores, to, plan.part_positions
+            )
         sync_block()
-        first, second = local(plan.attention_items, float32), local(plan.attention_items, float32)
-        weigh_chunks(plan, cache, scratch, row, part, positions_of_part(plan, part, position + 1), first, second)
-        publish_part(plan, channels, scratch, first, second, unit, step)
+        softmax(plan, scratch, count, granules * GRANULE)
+        sync_block()
+        at = (row + first_position(plan, part, 0)) * plan.head_dim
+        for tile in range(warp_index(), plan.head_dim // TILE, plan.warps):
+            weigh_values(
+                *(scratch.weights, plan.group, plan.part_positions),
+                *(cache.values, at, GRANULE * plan.parts * plan.head_dim, granules),
+                *(plan.head_dim, tile * TILE, scratch.vectors),
+            )
+        sync_block()
+        publish_part(plan, channels, scratch, unit, step)
         sync_block()
 
 
 @function
 def positions_of_part(plan, part, context):
-    """How many of the first `context` positions belong to `part`."""
-    cycle = plan.granule * plan.parts
-    rest = context % cycle - part * plan.granule
-    return (context // cycle) * plan.granule + max(0, min(rest, plan.granule))
+    """How many of the first `context` positions belong to `part` (thread)."""
+    cycle = GRANULE * plan.parts
+    rest = context % cycle - part * GRANULE
+    return (context // cycle) * GRANULE + max(0, min(rest, GRANULE))
+
+
+@function
+def first_position(plan, part, granule):
+    """The first position of the part's granule number `granule` (thread)."""
+    return (granule * plan.parts + part) * GRANULE
 
 
 @function
 def prefetch_cache(plan, cache, layer, position):
-    """Asks for the keys and values that this block will read in `layer`: weights push them out of the L2 (block)."""
-    half = plan.head_dim // 2
-    for unit in range(block_index(), plan.kv_heads * plan.parts, plan.grid):
+    """Asks for the keys and values that this block will read for `layer` (block): the weights push them out of the L2."""
+    for unit in range(block_index(), plan.units, plan.grid):
         head, part = unit // plan.parts, unit % plan.parts
-        count = positions_of_part(plan, part, position)
-        for first in range(thread_index() * plan.granule, count, plan.block * plan.granule):
-            at = position_in_part(plan, part, first) + (layer * plan.kv_heads + head) * plan.max_context
-            nbytes = 4 * half * min(plan.granule, count - first)
-            prefetch(cache.keys, at * half, nbytes)
-            prefetch(cache.values, at * half, nbytes)
+        granules = (positions_of_part(plan, part, position) + GRANULE - 1) // GRANULE
+        for granule in range(thread_index(), granules, plan.block):
+            row = (layer * plan.kv_heads + head) * plan.cache_positions + first_position(plan, part, granule)
+            prefetch(cache.keys, row * plan.head_dim, 2 * GRANULE * plan.head_dim)
+            prefetch(cache.values, row * plan.head_dim, 2 * GRANULE * plan.head_dim)
 
 
 @function
-def receive_heads(plan, channels, scratch, head, owner, step, limits):
+def receive_heads(plan, channels, vectors, head, owner, step, limits):
     """The group's queries, and the new key and value if this part holds the position, from the qkv channel (block)."""
     half = plan.head_dim // 2
     at = plan.channel_qkv + 4 * (step & 1) * plan.qkv_pairs
-    vectors = plan.group + (2 if owner else 0)
-    for i in range(thread_index(), vectors * half, plan.block):
+    count = plan.group + (2 if owner else 0)
+    for i in range(thread_index(), count * half, plan.block):
         vector = i // half
         source = head * plan.group + vector  # among all heads: queries, keys, values
         if vector >= plan.group:
             source = plan.heads + (vector - plan.group) * plan.kv_heads + head
         a, b = receive(channels, at + 4 * (source * half + i % half), uint32(step), limits, QUERY, limits.pe)
-        scratch[2 * i] = as_float32(a)
-        scratch[2 * i + 1] = as_float32(b)
+        vectors[2 * i] = as_float32(a)
+        vectors[2 * i + 1] = as_float32(b)
 
 
 @function
 def prepare_heads(plan, cache, scratch, layer, position, owner):
-    """Head norms and rotation; queries are also scaled by head_dim ** -0.5 (block)."""
+    """Head norms and rotation; queries are scaled by head_dim ** -0.5 and rounded to bf16 (block)."""
     for vector in range(warp_index(), plan.group + (1 if owner else 0), plan.warps):
-        is_key = vector == plan.group
+        is_key, at = vector == plan.group, vector * plan.head_dim
         if plan.qk_norm:
             row = (2 * layer + (1 if is_key else 0)) * plan.head_dim
-            normalise_head(plan, scratch, vector * plan.head_dim, cache.head_norms, row)
+            normalise_head(plan, scratch.vectors, at, cache.head_norms, row)
         factor = float32(1) if is_key else plan.score_scale
-        rotate_head(plan, scratch, vector * plan.head_dim, cache.rope, position, factor)
+        rotate_head(plan, scratch.vectors, at, cache.rope, position, factor)
+        if not is_key:
+            for d in range(lane_index(), plan.head_dim, warp_size()):
+                scratch.queries[at + d] = bf16_bits(scratch.vectors[at + d])
 
 
 @function
-def append(plan, cache, scratch, row):
-    """The new key and value into the cache (block)."""
-    half = plan.head_dim // 2
-    for d in range(thread_index(), half, plan.block):
-        key = plan.group * plan.head_dim + 2 * d
-        value = key + plan.head_dim
-        cache.keys[row * half + d] = pack(scratch[key], scratch[key + 1])
-        cache.values[row * half + d] = pack(scratch[value], scratch[value + 1])
+def bf16_bits(value):
+    return uint16(rounded(value) >> uint32(16))
+
+
+@function
+def append(plan, cache, vectors, row):
+    """The new key and value into the cache at `row`, a position of all layers and heads (block)."""
+    granule = (row - row % GRANULE) * plan.head_dim + row % GRANULE
+    for d in range(thread_index(), plan.head_dim, plan.block):
+        key = plan.group * plan.head_dim + d
+        cache.keys[row * plan.head_dim + d] = bf16_bits(vectors[key])
+        cache.values[granule + d * GRANULE] = bf16_bits(vectors[key + plan.head_dim])
+
+
+@function
+def softmax(plan, scratch, count, padded):
+    """Scores become weights relative to their maximum, 0 from `count` to `padded`; a query to a warp (block)."""
+    for g in range(warp_index(), plan.group, plan.warps):
+        at = g * plan.part_positions
+        best, total = float32(LOWEST), float32(0)
+        for n in range(lane_index(), count, warp_size()):
+            best = max(best, scratch.scores[at + n])
+        best = warp_max(best)
+        for n in range(lane_index(), padded, warp_size()):
+            bits = rounded(exp(scratch.scores[at + n] - best)) if n < count else uint32(0)
+            scratch.weights[at + n] = uint16(bits >> uint32(16))
+            total += as_float32(bits)
+        total = warp_sum(total)
+        if lane_index() == 0:
+            scratch.totals[2 * g] = best
+            scratch.totals[2 * g + 1] = total
+
+
+@function
+def publish_part(plan, channels, scratch, unit, step):
+    """The unit's result as packets: for each query head_dim / 2 pairs, then its maximum and sum of weights (block)."""
+    half, tag = plan.head_dim // 2, uint32(step)
+    at = plan.channel_partial + 4 * ((step & 1) * plan.units + unit) * plan.group * (half + 1)
+    for i in range(thread_index(), plan.group * (half + 1), plan.block):
+        g, d = i // (half + 1), i % (half + 1)
+        if d < half:
+            a, b = scratch.vectors[g * plan.head_dim + 2 * d], scratch.vectors[g * plan.head_dim + 2 * d + 1]
+        else:
+            a, b = scratch.totals[2 * g], scratch.totals[2 * g + 1]
+        store_packet(channels, at + 4 * i, as_bits(a), tag, as_bits(b), tag)

@@ -8,7 +8,7 @@ blocks and PEs as packets. Shapes are this PE's share; `plan` is a record of con
 from collections import namedtuple
 
 from .all_reduce import Team, own_pairs, reduce_residual
-from .attention import Cache, attend, prefetch_cache
+from .attention import Cache, Scratch, attend, prefetch_cache
 from .backend import (
     block_index,
     clock,
@@ -41,7 +41,7 @@ Block = namedtuple("Block", "x_words x partial logits scratch residual sums flag
 Block.__doc__ = """A block's shared memory beside the stream's ring.
 
 x: uint16 bf16, the current product's input (x_words: the same as uint32). partial: float32 [tiles, 2], a product's
-sums. logits: float32. scratch: float32, attention's. residual: float32 [hidden_local, 2], the block's pairs of the
+sums. logits: float32. scratch: attention's, which partial's memory also serves. residual: float32 [hidden_local, 2], the block's pairs of the
 hidden state. sums: float32 [warps]. flags: int64 [2]. trace: device memory of trace.py.
 """
 Weights = namedtuple("Weights", "embedding norms biases")
@@ -161,7 +161,13 @@ def decode(
         shared(plan.shared_x, plan.x_elements, uint16),
         shared(plan.shared_partial, plan.partial_count, float32),
         shared(plan.shared_logits, plan.lm_head_rows, float32),
-        shared(plan.shared_partial, plan.scratch_count, float32),
+        Scratch(
+            shared(plan.shared_vectors, (plan.group + 2) * plan.head_dim, float32),
+            shared(plan.shared_queries, plan.group * plan.head_dim, uint16),
+            shared(plan.shared_scores, plan.group * plan.part_positions, float32),
+            shared(plan.shared_weights, plan.group * plan.part_positions, uint16),
+            shared(plan.shared_totals, 2 * plan.group, float32),
+        ),
         shared(plan.shared_residual, 2 * plan.hidden_local, float32),
         shared(plan.shared_sums, plan.warps, float32),
         shared(plan.shared_flags, 2, int64),

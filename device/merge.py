@@ -14,9 +14,9 @@ from .backend import (
     warp_size,
     warp_sum,
 )
+from .attention import LOWEST
 from .bfloat16 import pack
 from .packets import receive
-from .softmax import LOWEST
 from .watch import PARTIAL
 
 

@@ -16,7 +16,7 @@ from .matvec import row_pair
 from .norm import scale
 from .packets import receive_vector
 from .sample import LOWEST
-from .watch import ACTIVATION
+from .watch import ACTIVATION, ATTENTION
 
 
 @function
@@ -57,10 +57,13 @@ def publish_activations(plan, channels, partial, sums, step):
 
 
 @function
-def receive_activations(plan, channels, step, x, limits):
-    """The MLP's activation, as the down projection's input."""
-    at = plan.channel_activation + 2 * (step & 1) * (plan.intermediate // 2)
-    receive_vector(plan, channels, at, plan.intermediate // 2, uint32(step), x, limits, ACTIVATION)
+def receive_between(plan, channels, attention, step, x, limits):
+    """What stands between a half's two products: attention's output or the MLP's activation, into `x` (bf16)."""
+    if attention:
+        at, words, operation = plan.channel_attention, plan.attention_pairs, ATTENTION
+    else:
+        at, words, operation = plan.channel_activation, plan.intermediate // 2, ACTIVATION
+    receive_vector(plan, channels, at + 2 * (step & 1) * words, words, uint32(step), x, limits, operation)
 
 
 @function

@@ -5,43 +5,22 @@ Compiled in only where the plan asks for it (`plan.trace`); scripts/bench_decode
 
 from .backend import block_index, cycles, function, thread_index
 
-PHASES = (
+PHASES = (  # of each half of a layer
     "input",
-    "qkv product",
-    "qkv published",
+    "column-parallel product",
     "attention",
-    "merge",
-    "attention received",
-    "o product",
-    "o reduced",
+    "published",
+    "received",
+    "row-parallel product",
+    "reduced",
     "hidden received",
-    "gate_up product",
-    "activation received",
-    "down product",
-    "down reduced",
-    "next hidden received",
 )
-(
-    INPUT,
-    QKV,
-    QKV_PUBLISHED,
-    ATTENDED,
-    MERGED,
-    ATTENTION_RECEIVED,
-    O_PRODUCT,
-    O_REDUCED,
-    HIDDEN_RECEIVED,
-    GATE_UP,
-    ACTIVATION_RECEIVED,
-    DOWN,
-    DOWN_REDUCED,
-    NEXT_RECEIVED,
-) = range(len(PHASES))
-MARKS = len(PHASES)
+INPUT, COLUMN_PARALLEL, ATTENDED, PUBLISHED, RECEIVED, ROW_PARALLEL, REDUCED, HIDDEN = range(len(PHASES))
+MARKS = 2 * len(PHASES)
 
 
 @function
-def mark(plan, trace, layer, phase):
-    """trace: int64 [layers, MARKS, blocks], of the newest token (thread 0 of a block writes)."""
+def mark(plan, trace, layer, half, phase):
+    """trace: int64 [layers, MARKS, blocks], of the newest token; a half without attention leaves that mark 0 (block)."""
     if plan.trace and thread_index() == 0:
-        trace[(layer * MARKS + phase) * plan.grid + block_index()] = cycles()
+        trace[(layer * MARKS + half * (MARKS // 2) + phase) * plan.grid + block_index()] = cycles()

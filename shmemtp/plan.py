@@ -12,8 +12,9 @@ from .product import ceil_div, round_up
 
 __all__ = ["Plan", "make_plan"]
 
-CHUNK, TOGETHER = 64, 4  # device/softmax.py: positions whose scores are in shared memory, and whose keys load, at once
-MOST_PARTS = 32  # of a context: one to a lane when they are merged
+GRANULE = 16  # device/attention.py: positions that lie together in the cache
+MOST_POSITIONS = 1024  # of a part: their scores stand in shared memory
+USUAL_PARTS = 32  # of a context: one to a lane when they are merged
 MOST_DEPTH = 8  # stages of a warp's ring: more is far beyond what the memory's latency needs
 LINE = 128  # bytes: regions of shared memory start on one
 
@@ -23,7 +24,7 @@ class Plan:
     """One launch of the decode kernel, the same on every PE of the team.
 
     grid blocks of `block` threads, in warps of `warp`; each warp has `depth` stages of the weight stream's ring. The
-    context is split into `parts`, `granule` positions at a time. `put` sends between PEs with NVSHMEM's put_signal.
+    context is split into `parts`, GRANULE positions at a time. `put` sends between PEs with NVSHMEM's put_signal.
     `trace` has the blocks note when each phase of a layer ended.
     """
 
@@ -34,7 +35,6 @@ class Plan:
     max_tile_columns: int
     max_context: int
     parts: int
-    granule: int
     put: bool
     shared_limit: int = field(repr=False)
     trace: bool = False
@@ -51,19 +51,28 @@ class Plan:
     def algorithm(self) -> str:
         return "put" if self.put else "packets"
 
-    @cached_property
-    def scratch(self) -> dict[str, int]:
-        """Attention's shared memory: offsets in floats, and their number."""
+    @property
+    def cache_positions(self) -> int:
+        """Positions of the KV cache, in whole granules."""
+        return round_up(self.max_context, GRANULE)
+
+    @property
+    def part_positions(self) -> int:
+        """Positions of one part at most."""
+        return round_up(ceil_div(self.max_context, self.parts), GRANULE)
+
+    @property
+    def _scratch(self) -> dict[str, int]:
+        """Bytes of attention's shared memory (device/attention.py), each a multiple of LINE."""
         shape = self.shape
-        scores = (shape.group + 2) * shape.head_dim
-        maximum = scores + shape.group * CHUNK
-        return {
-            "scratch_scores": scores,
-            "scratch_maximum": maximum,
-            "scratch_sum": maximum + shape.group,
-            "scratch_correction": maximum + 2 * shape.group,
-            "scratch_count": maximum + 3 * shape.group,
+        sizes = {
+            "vectors": 4 * (shape.group + 2) * shape.head_dim,
+            "queries": 2 * shape.group * shape.head_dim,
+            "scores": 4 * shape.group * self.part_positions,
+            "weights": 2 * shape.group * self.part_positions,
+            "totals": 8 * shape.group,
         }
+        return {name: round_up(nbytes, LINE) for name, nbytes in sizes.items()}
 
     @cached_property
     def _small_regions(self) -> dict[str, int]:
@@ -72,7 +81,7 @@ class Plan:
         partial = max(2 * p.tiles_per_block for p in products)
         return {
             "x": 2 * max(p.columns for p in products),
-            "partial": 4 * max(partial, self.scratch["scratch_count"]),
+            "partial": max(4 * partial, sum(self._scratch.values())),
             "logits": 8 * self.layout.lm_head.pairs_per_block,
             "residual": 8 * self.layout.o.pairs_per_block,
             "sums": 4 * self.warps,
@@ -107,6 +116,10 @@ class Plan:
         for name, nbytes in regions.items():
             offsets[name] = at
             at += round_up(nbytes, LINE)
+        inner = offsets["partial"]
+        for name, nbytes in self._scratch.items():
+            offsets[name] = inner
+            inner += nbytes
         return {**offsets, "bytes": at}
 
     @cached_property
@@ -157,7 +170,8 @@ class Plan:
             qk_norm=shape.qk_norm,
             norm_eps=float(shape.norm_eps),
             score_scale=float(shape.head_dim**-0.5),
-            max_context=self.max_context,
+            cache_positions=self.cache_positions,
+            part_positions=self.part_positions,
             pes=shape.tp,
             pes_twice=2 * shape.tp,
             put=self.put,
@@ -168,22 +182,16 @@ class Plan:
             depth=self.depth,
             stage_elements=self.stage_elements,
             parts=self.parts,
-            granule=self.granule,
             units=shape.kv_heads * self.parts,
             hidden_pairs=shape.hidden // 2,
             hidden_local=layout.o.pairs_per_block,
             attention_pairs=shape.heads * half,
             attention_local=ceil_div(shape.heads * half, self.grid),
-            attention_items=ceil_div(shape.group * half, self.block),
-            lane_words=ceil_div(half, self.warp),
-            key_words=TOGETHER * ceil_div(half, self.warp),
-            key_dots=TOGETHER * shape.group,
             layer_elements=layout.layer_elements,
             lm_head_start=layout.lm_head_offset,
             lm_head_rows=2 * layout.lm_head.pairs_per_block,
             x_elements=max(p.columns for p in layout.products),
             partial_count=self._small_regions["partial"] // 4,
-            **self.scratch,
         )
         first = 0
         for name, product, start in zip(
@@ -216,9 +224,9 @@ def make_plan(
 ) -> Plan:
     """The plan for a model on a device of `multiprocessors` and `shared_limit` bytes of shared memory a block."""
     grid = _grid(shape, multiprocessors, max_tile_columns)
-    granule = 16
-    parts = max(1, min(MOST_PARTS, grid // shape.kv_heads, ceil_div(max_context, granule)))
-    return Plan(shape, grid, block, warp, max_tile_columns, max_context, parts, granule, put, shared_limit, trace)
+    parts = max(1, min(USUAL_PARTS, grid // shape.kv_heads, ceil_div(max_context, GRANULE)))
+    parts = max(parts, ceil_div(max_context, MOST_POSITIONS))
+    return Plan(shape, grid, block, warp, max_tile_columns, max_context, parts, put, shared_limit, trace)
 
 
 def _grid(shape: ModelShape, multiprocessors: int, max_tile_columns: int) -> int:

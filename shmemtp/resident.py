@@ -17,18 +17,18 @@ class ResidentModel:
     """One PE's share of a model, ready for the decode kernel.
 
     weights: uint16 bf16, the stream of `plan.layout`. embedding: uint32 bf16 pairs [total_vocab, hidden / 2]. norms,
-    biases, head_norms, rope: float32 (see device/decode.py). keys, values: uint32 bf16 pairs, the KV cache.
+    biases, head_norms, rope: float32 (see device/decode.py). keys, values: uint16 bf16, the KV cache (device/attention.py).
     """
 
     def __init__(self, device, config: ModelConfig, plan: Plan, rank: int, dummy: bool):
         self.config, self.plan, self._device = config, plan, device
         shape = plan.shape
-        cache = shape.layers * shape.kv_heads * plan.max_context * shape.head_dim // 2
+        cache = shape.layers * shape.kv_heads * plan.cache_positions * shape.head_dim
         embedding = shape.total_vocab * shape.hidden // 2
-        self._check_memory(2 * plan.layout.elements + 4 * embedding + 8 * cache)
+        self._check_memory(2 * plan.layout.elements + 4 * embedding + 4 * cache)
         self.weights = device.array(plan.layout.elements, np.uint16)
         self.embedding = device.array(embedding, np.uint32)
-        self.keys, self.values = device.array(cache, np.uint32), device.array(cache, np.uint32)
+        self.keys, self.values = device.array(cache, np.uint16), device.array(cache, np.uint16)
         small = self._fill_dummy(rank) if dummy else self._load(rank)
         self.norms, self.biases, self.head_norms = (self._resident(array) for array in small)
         self.rope = self._resident(rope_table(config, plan.max_context))

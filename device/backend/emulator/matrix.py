@@ -3,7 +3,7 @@
 from .memory import load_vector
 from .words import as_float32, float32, function, lane_index, uint32, warp_size, warp_sum
 
-__all__ = ["multiply_rows"]
+__all__ = ["multiply_rows", "score_keys", "weigh_values"]
 
 
 @function
@@ -24,3 +24,32 @@ def multiply_rows(rows, at, x, start, columns):
         upper = _add_products(load_vector(rows, at + column), values, upper)
         lower = _add_products(load_vector(rows, at + columns + column), values, lower)
     return warp_sum(upper), warp_sum(lower)
+
+
+@function
+def _bf16(bits):
+    return as_float32(uint32(uint32(bits) << uint32(16)))
+
+
+@function
+def score_keys(queries, heads, keys, at, head_dim, scores, to, stride):
+    """Eight keys times all queries (warp)."""
+    for i in range(lane_index(), 8 * heads, warp_size()):
+        head, n = i // 8, i % 8
+        total = float32(0)
+        for d in range(head_dim):
+            total += _bf16(queries[head * head_dim + d]) * _bf16(keys[at + n * head_dim + d])
+        scores[to + head * stride + n] = total
+
+
+@function
+def weigh_values(weights, heads, stride, values, at, step, granules, head_dim, dimension, result):
+    """Eight dimensions of the values times all weights (warp)."""
+    for i in range(lane_index(), 8 * heads, warp_size()):
+        head, d = i // 8, dimension + i % 8
+        total = float32(0)
+        for n in range(granules):
+            for position in range(16):
+                weight = _bf16(weights[head * stride + n * 16 + position])
+                total += weight * _bf16(values[at + n * step + d * 16 + position])
+        result[head * head_dim + d] = total

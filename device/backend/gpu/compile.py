@@ -1,5 +1,6 @@
 """Kernel source to machine code for one architecture, with or without a GPU in this machine, cached on disk."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -10,8 +11,10 @@ from pathlib import Path
 import numba_cuda
 from cuda.core import Linker, LinkerOptions, ObjectCode
 from numba.cuda import compiler, dispatcher, types
+from numba.cuda.cudadrv import nvvm
 
 from ..sources import source_digest
+from .loops import keep_rolled
 
 BLOCKS_A_MULTIPROCESSOR = 1
 
@@ -90,8 +93,7 @@ def _all_code(kernel, signature, block, machine):
 
 
 def _front_end(compile_function, kernel, signature, block, machine):
-    current, dispatcher.get_current_device = dispatcher.get_current_device, lambda: machine
-    try:
+    with _instead(dispatcher, "get_current_device", lambda: machine), _instead(nvvm, "compile_ir", _compile_rolled):
         return compile_function(
             kernel,
             types.void(*signature),
@@ -101,8 +103,24 @@ def _front_end(compile_function, kernel, signature, block, machine):
             output="ltoir",
             launch_bounds=(block, BLOCKS_A_MULTIPROCESSOR),
         )
+
+
+_nvvm_compile = nvvm.compile_ir
+
+
+def _compile_rolled(modules, **options):
+    return _nvvm_compile([keep_rolled(module) for module in modules], **options)
+
+
+@contextlib.contextmanager
+def _instead(module, name, function):
+    """`function` in place of the module's own, for a while: Numba-CUDA has no hook for either."""
+    own = getattr(module, name)
+    setattr(module, name, function)
+    try:
+        yield
     finally:
-        dispatcher.get_current_device = current
+        setattr(module, name, own)
 
 
 def _bytes_of(code) -> bytes:

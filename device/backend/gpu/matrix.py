@@ -7,10 +7,10 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from .memory import load_vector
+from .memory import load_pair, load_vector
 from .words import cuda, float32, function, lane_index, uint32
 
-__all__ = ["multiply_rows"]
+__all__ = ["multiply_rows", "score_keys", "weigh_values"]
 
 I32, F32 = ir.IntType(32), ir.FloatType()
 FULL_WARP = 0xFFFFFFFF
@@ -65,3 +65,39 @@ def multiply_rows(rows, at, x, start, columns):
     for step in (1, 4, 8):
         total += cuda.shfl_xor_sync(FULL_WARP, total, step)
     return cuda.shfl_sync(FULL_WARP, total, 0), cuda.shfl_sync(FULL_WARP, total, 2)
+
+
+@function
+def score_keys(queries, heads, keys, at, head_dim, scores, to, stride):
+    group, column = lane_index() >> 2, (lane_index() & 3) * 8
+    zero = uint32(0)
+    for first in range(0, heads, 8):
+        row = min(first + group, heads - 1) * head_dim
+        c0, c1 = float32(0), float32(0)
+        for chunk in range((head_dim + 31) // 32):
+            i = chunk * 32 + column
+            w, v = (zero, zero, zero, zero), (zero, zero, zero, zero)
+            if i < head_dim:
+                w, v = load_vector(keys, at + group * head_dim + i), load_vector(queries, row + i)
+            c0, c1 = _mma(v[0], v[1], w[0], w[1], c0, c1)
+            c0, c1 = _mma(v[2], v[3], w[2], w[3], c0, c1)
+        if first + group < heads:
+            n = to + (first + group) * stride + 2 * (lane_index() & 3)
+            scores[n] = c0
+            scores[n + 1] = c1
+
+
+@function
+def weigh_values(weights, heads, stride, values, at, step, granules, head_dim, dimension, result):
+    group, position = lane_index() >> 2, (lane_index() & 3) * 4
+    for first in range(0, heads, 8):
+        row = min(first + group, heads - 1) * stride
+        c0, c1 = float32(0), float32(0)
+        for n in range(granules):
+            w = load_pair(values, at + n * step + (dimension + group) * 16 + position)
+            v = load_pair(weights, row + n * 16 + position)
+            c0, c1 = _mma(v[0], v[1], w[0], w[1], c0, c1)
+        if first + group < heads:
+            d = (first + group) * head_dim + dimension + 2 * (lane_index() & 3)
+            result[d] = c0
+            result[d + 1] = c1

@@ -29,15 +29,23 @@ def address(typingctx, array, i):
     return types.uint64(array, types.int64), codegen
 
 
-@intrinsic
-def load_vector(typingctx, array, i):
-    def codegen(context, builder, sig, args):
-        pointer = element(context, builder, sig.args[0], *args)
-        vector = builder.load(builder.bitcast(pointer, ir.VectorType(I32, 4).as_pointer()), align=16)
-        words = [builder.extract_element(vector, I32(lane)) for lane in range(4)]
-        return context.make_tuple(builder, sig.return_type, words)
+def _vector_load(words):
+    """An ordinary load of `words` uint32 at once."""
 
-    return VECTOR(array, types.int64), codegen
+    @intrinsic
+    def load(typingctx, array, i):
+        def codegen(context, builder, sig, args):
+            pointer = element(context, builder, sig.args[0], *args)
+            vector = builder.load(builder.bitcast(pointer, ir.VectorType(I32, words).as_pointer()), align=4 * words)
+            lanes = [builder.extract_element(vector, I32(lane)) for lane in range(words)]
+            return context.make_tuple(builder, sig.return_type, lanes)
+
+        return types.UniTuple(types.uint32, words)(array, types.int64), codegen
+
+    return load
+
+
+load_vector, load_pair = _vector_load(4), _vector_load(2)
 
 
 @intrinsic
