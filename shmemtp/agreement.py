@@ -92,7 +92,7 @@ def report(error: BaseException, pe: int | None = None):
     for failure in causes:
         pes = [pe] if pe is not None else failure.pes
         who = f"{name_pes(pes)}: " if pes else ""
-        print(f"shmemtp: error: {who}{failure.message}", file=sys.stderr, flush=True)
+        print(f"shmemtp: error: {who}{failure.message.removeprefix(who)}", file=sys.stderr, flush=True)
 
 
 class Agreement:
