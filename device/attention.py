@@ -1,9 +1,9 @@
 """Attention of one token over the KV cache, its context split over the blocks (flash-decoding; Dao et al., 2023).
 
-A unit is one KV head and one part of the context. Positions go to parts in turn, GRANULE at a time, so a position's keys
-and values are written and read by one block only and need no order beyond the block's barrier. A unit computes the
-softmax-weighted values of its positions for the `group` query heads that share the KV head (`attend`), and publishes them
-with their maximum and sum; the blocks then merge the parts (merge.py).
+A unit is one KV head and one part of the context. Positions go to parts in turn, GRANULE at a time, so a position's
+keys and values are written and read by one block only and need no order beyond the block's barrier. A unit computes the
+softmax-weighted values of its positions for the `group` query heads that share the KV head (`attend`), and publishes
+them with their maximum and sum; the blocks then merge the parts (merge.py).
 """
 
 from collections import namedtuple
@@ -34,16 +34,18 @@ from .packets import receive
 from .rope import normalise_head, rotate_head
 from .watch import QUERY
 
-GRANULE, TILE = 16, 8  # positions that lie together in the cache; keys, or dimensions of values, that a warp takes at once
+GRANULE = 16  # positions that lie together in the cache
+TILE = 8  # keys, or dimensions of values, that a warp takes at once
 LOWEST = -1e30  # a score below every real one, and far from overflow
 
 Cache = namedtuple("Cache", "keys values rope head_norms")
-Cache.__doc__ = """keys: uint16 bf16 [layers, kv_heads, positions, head_dim]. values: uint16 bf16 [layers, kv_heads, positions / GRANULE,
-head_dim, GRANULE]. rope: float32 table of `rotate_head`. head_norms: float32 [layers, 2, head_dim], for queries and keys."""
+Cache.__doc__ = """keys: uint16 bf16 [layers, kv_heads, positions, head_dim]. values: uint16 bf16 [layers, kv_heads,
+positions / GRANULE, head_dim, GRANULE]. rope: float32 table of `rotate_head`. head_norms: float32 [layers, 2,
+head_dim], for queries and keys."""
 Scratch = namedtuple("Scratch", "vectors queries scores weights totals")
-Scratch.__doc__ = """A unit's shared memory. vectors: float32 [group + 2, head_dim], queries, key, value; later the result. queries:
-uint16 bf16 [group, head_dim]. scores: float32 and weights: uint16 bf16 [group, part_positions]. totals: float32 [group, 2],
-the maximum of the scores and the sum of the weights."""
+Scratch.__doc__ = """A unit's shared memory. vectors: float32 [group + 2, head_dim], queries, key, value; later the
+result. queries: uint16 bf16 [group, head_dim]. scores: float32 and weights: uint16 bf16 [group, part_positions].
+totals: float32 [group, 2], the maximum of the scores and the sum of the weights."""
 
 
 @function
@@ -99,7 +101,7 @@ def first_position(plan, part, granule):
 
 @function
 def prefetch_cache(plan, cache, layer, position):
-    """Asks for the keys and values that this block will read for `layer` (block): the weights push them out of the L2."""
+    """Asks for the keys and values that this block will read in `layer`: weights push them out of the L2 (block)."""
     for unit in range(block_index(), plan.units, plan.grid):
         head, part = unit // plan.parts, unit % plan.parts
         granules = (positions_of_part(plan, part, position) + GRANULE - 1) // GRANULE

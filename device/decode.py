@@ -41,8 +41,8 @@ Block = namedtuple("Block", "x_words x partial logits scratch residual sums flag
 Block.__doc__ = """A block's shared memory beside the stream's ring.
 
 x: uint16 bf16, the current product's input (x_words: the same as uint32). partial: float32 [tiles, 2], a product's
-sums. logits: float32. scratch: attention's, which partial's memory also serves. residual: float32 [hidden_local, 2], the block's pairs of the
-hidden state. sums: float32 [warps]. flags: int64 [2]. trace: device memory of trace.py.
+sums. logits: float32. scratch: attention's, which partial's memory also serves. residual: float32 [hidden_local, 2],
+the block's pairs of the hidden state. sums: float32 [warps]. flags: int64 [2]. trace: device memory of trace.py.
 """
 Weights = namedtuple("Weights", "embedding norms biases")
 Weights.__doc__ = """What is not streamed. embedding: uint32 bf16 pairs [total_vocab, hidden / 2]. norms: float32

@@ -5,10 +5,9 @@ from collections import namedtuple
 from .backend import float32, function, int64, lane_index, multiply_rows, uint32
 from .stream import TILE, release_tile, wait_tile
 
-
 Product = namedtuple("Product", "first tiles splits columns")
-Product.__doc__ = """A matrix in the stream: its first tile in the layer, its tiles in a block, the tiles of a row pair, and the
-columns of a tile."""
+Product.__doc__ = """A matrix in the stream: its first tile in the layer, its tiles in a block, the tiles of a row pair,
+and the columns of a tile."""
 
 
 @function
@@ -32,8 +31,8 @@ def multiply(plan, stream, x, partial, product):
     """The block's row pairs of one matrix times `x` (warp; the block's warps share the tiles).
 
     x: uint16 bf16 [splits * columns] in shared memory. partial: float32 [tiles, 2] in shared memory, gets the two rows'
-    sums over each tile's columns; `row_pair` adds a pair's tiles. The caller's `sync_block` must stand between writing x
-    and this, and between this and reading `partial`.
+    sums over each tile's columns; `row_pair` adds a pair's tiles. The caller's `sync_block` must stand between writing
+    x and this, and between this and reading `partial`.
     """
     while stream.state[TILE] < product.first + product.tiles:
         at = wait_tile(plan, stream)

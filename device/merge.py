@@ -1,5 +1,6 @@
 """The parts of a split context become attention's output, which all blocks get: the output projection's input."""
 
+from .attention import LOWEST
 from .backend import (
     as_float32,
     block_index,
@@ -14,7 +15,6 @@ from .backend import (
     warp_size,
     warp_sum,
 )
-from .attention import LOWEST
 from .bfloat16 import pack
 from .packets import receive
 from .watch import PARTIAL

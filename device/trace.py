@@ -21,6 +21,6 @@ MARKS = 2 * len(PHASES)
 
 @function
 def mark(plan, trace, layer, half, phase):
-    """trace: int64 [layers, MARKS, blocks], of the newest token; a half without attention leaves that mark 0 (block)."""
+    """trace: int64 [layers, MARKS, blocks], the newest token's; a half without attention leaves that mark 0 (block)."""
     if plan.trace and thread_index() == 0:
         trace[(layer * MARKS + half * (MARKS // 2) + phase) * plan.grid + block_index()] = cycles()

@@ -16,7 +16,7 @@ ROOMS = (
     ("device.backend",),
     ("device.bfloat16", "device.dummy", "device.philox", "device.stream", "device.trace", "device.watch"),
     ("device.packets", "device.request", "device.shmem"),
-    ("device.all_reduce", "device.matvec", "device.norm", "device.rope", "device.sample", "device.softmax"),
+    ("device.all_reduce", "device.matvec", "device.norm", "device.rope", "device.sample"),
     ("device.attention", "device.merge", "device.projections"),
     ("device.decode",),
     ("device",),

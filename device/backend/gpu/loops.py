@@ -1,8 +1,9 @@
 """Keeps LLVM from unrolling loops whose trip count it does not know.
 
-It copies such a loop's body four or eight times and adds a remainder. In a persistent kernel that runs each phase once a
-layer this makes code that no longer fits the instruction cache, and every layer fetches it anew. Loops with a constant
-trip count are still unrolled in full. Numba has no way to say so; this marks the back edges in the LLVM IR it hands over.
+It copies such a loop's body four or eight times and adds a remainder. In a persistent kernel that runs each phase once
+a layer this makes code that no longer fits the instruction cache, and every layer fetches it anew. Loops with a
+constant trip count are still unrolled in full. Numba has no way to say so; this marks the back edges in the LLVM IR it
+hands over.
 """
 
 import re
@@ -13,7 +14,9 @@ _JUMP = re.compile(r'^  br .*label %"?B(\d+)"?$')
 
 def keep_rolled(module: str) -> str:
     """The LLVM module (Numba's text) with each jump to an earlier bytecode offset marked as a loop's."""
-    lines, marks, block = [], [], -1
+    lines: list[str] = []
+    marks: list[str] = []
+    block = -1
     for line in module.split("\n"):
         label = _BLOCK.match(line)
         if label:
