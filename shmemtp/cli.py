@@ -234,6 +234,7 @@ def _bench(options) -> int:
         raise InputError(f"no benchmark {options.name}: {there}" if options.name else f"name a benchmark: {there}")
     script = SCRIPTS / f"bench_{options.name}.py"
     sys.argv = [str(script), *options.arguments]
+    sys.path.insert(0, str(SCRIPTS))  # as Python does for a script
     runpy.run_path(str(script), run_name="__main__")
     return 0
 

@@ -236,7 +236,10 @@ def test_an_interrupt_is_no_traceback(run, tmp_path):
 
 
 def test_bench_runs_a_script_with_its_arguments(run, tmp_path):
-    (tmp_path / "bench_echo.py").write_text("import sys\nif __name__ == '__main__':\n    print(sys.argv[1:])\n")
+    (tmp_path / "neighbour.py").write_text("from sys import argv\n")
+    (tmp_path / "bench_echo.py").write_text(
+        "from neighbour import argv\nif __name__ == '__main__':\n    print(argv[1:])\n"
+    )
     program = tmp_path / "elsewhere.py"
     program.write_text(
         f"import pathlib, sys, shmemtp.cli\n"
