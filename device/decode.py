@@ -29,11 +29,11 @@ from .backend import (
 )
 from .matvec import Product, column_parallel, multiply, row_parallel
 from .merge import merge_parts
-from .norm import embed, receive_hidden, start_residual
+from .norm import embed, prefetch_norms, receive_hidden, start_residual
 from .projections import keep_logits, publish_activations, publish_heads, receive_between
 from .request import COUNT, REASON, RUNNING, STOP, Request, has_ended
 from .sample import Ballot, choose
-from .stream import Stream, close_stream, end_layer, open_stream
+from .stream import STATE_FIELDS, Stream, close_stream, open_stream
 from .trace import ATTENDED, COLUMN_PARALLEL, HIDDEN, INPUT, PUBLISHED, RECEIVED, REDUCED, ROW_PARALLEL, mark
 from .watch import Limits
 
@@ -64,6 +64,7 @@ def decode_layer(plan, stream, block, team, weights, cache, channels, layer, pos
         multiply(plan, stream, block.x, block.partial, column_parallel(plan, attention))
         sync_block()
         mark(plan, block.trace, layer, half, COLUMN_PARALLEL)
+        prefetch_norms(plan, weights.norms, 2 * layer + half + 1)
         if attention:
             publish_heads(plan, channels, block.partial, block.sums, weights.biases, layer, step)
             sync_block()
@@ -88,16 +89,14 @@ def decode_layer(plan, stream, block, team, weights, cache, channels, layer, pos
         row = 2 * layer + half + 1
         receive_hidden(plan, channels, weights.norms, row, epoch, block.x_words, block.sums, limits)
         mark(plan, block.trace, layer, half, HIDDEN)
-    end_layer(plan, stream, layer)
 
 
 @function
 def next_token(plan, stream, block, team, ballot, request, record, generated, position, epoch, stop, limits):
     """lm_head and the choice of the next token (block); returns it, the wish to stop and the next vote's epoch."""
     sync_block()
-    product = Product(0, plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns)
+    product = Product(plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns)
     multiply(plan, stream, block.x, block.partial, product)
-    end_layer(plan, stream, plan.layers)
     sync_block()
     keep_logits(plan, block.partial, block.sums, team.rank, block.logits, record, generated * plan.vocab)
     sync_block()
@@ -150,7 +149,7 @@ def decode(
     cache = Cache(keys, values, rope, head_norms)
     small = Weights(embedding, norms, biases)
     stream = Stream(
-        local(7, int64),
+        local(STATE_FIELDS, int64),
         shared(plan.shared_ring, plan.warps * plan.depth * plan.stage_elements, uint16),
         shared(plan.shared_landed, plan.warps * plan.depth, uint64),
         weights,

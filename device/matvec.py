@@ -5,25 +5,24 @@ from collections import namedtuple
 from .backend import float32, function, int64, lane_index, multiply_rows, uint32
 from .stream import TILE, release_tile, wait_tile
 
-Product = namedtuple("Product", "first tiles splits columns")
-Product.__doc__ = """A matrix in the stream: its first tile in the layer, its tiles in a block, the tiles of a row pair,
-and the columns of a tile."""
+Product = namedtuple("Product", "tiles splits columns")
+Product.__doc__ = """A matrix in the stream: its tiles in a block, the tiles of a row pair, and the columns of a tile."""
 
 
 @function
 def column_parallel(plan, attention):
     """The first product of a layer's half: qkv or gate_up."""
     if attention:
-        return Product(0, plan.qkv_tiles, plan.qkv_splits, plan.qkv_columns)
-    return Product(plan.gate_up_first, plan.gate_up_tiles, plan.gate_up_splits, plan.gate_up_columns)
+        return Product(plan.qkv_tiles, plan.qkv_splits, plan.qkv_columns)
+    return Product(plan.gate_up_tiles, plan.gate_up_splits, plan.gate_up_columns)
 
 
 @function
 def row_parallel(plan, attention):
     """The second product of a layer's half: o or down."""
     if attention:
-        return Product(plan.o_first, plan.o_tiles, plan.o_splits, plan.o_columns)
-    return Product(plan.down_first, plan.down_tiles, plan.down_splits, plan.down_columns)
+        return Product(plan.o_tiles, plan.o_splits, plan.o_columns)
+    return Product(plan.down_tiles, plan.down_splits, plan.down_columns)
 
 
 @function
@@ -31,18 +30,24 @@ def multiply(plan, stream, x, partial, product):
     """The block's row pairs of one matrix times `x` (warp; the block's warps share the tiles).
 
     x: uint16 bf16 [splits * columns] in shared memory. partial: float32 [tiles, 2] in shared memory, gets the two rows'
-    sums over each tile's columns; `row_pair` adds a pair's tiles. The caller's `sync_block` must stand between writing
-    x and this, and between this and reading `partial`.
+    sums over each tile's columns; `row_pair` adds a pair's tiles. The caller's `sync_block` must stand between writing x
+    and this, and between this and reading `partial`.
     """
-    while stream.state[TILE] < product.first + product.tiles:
+    width = product.splits * product.columns
+    start = int64(uint32(stream.state[TILE]) % uint32(product.splits)) * product.columns
+    step = int64(uint32(plan.warps) % uint32(product.splits)) * product.columns
+    while stream.state[TILE] < product.tiles:
+        tile = stream.state[TILE]
         at = wait_tile(plan, stream)
-        tile = stream.state[TILE] - product.first
-        start = int64(uint32(tile) % uint32(product.splits)) * product.columns
         upper, lower = multiply_rows(stream.ring, at, x, start, product.columns)
         release_tile(plan, stream)
         if lane_index() == 0:
             partial[2 * tile] = upper
             partial[2 * tile + 1] = lower
+        start += step
+        if start >= width:
+            start -= width
+    stream.state[TILE] -= product.tiles
 
 
 @function

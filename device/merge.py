@@ -16,7 +16,7 @@ from .backend import (
     warp_sum,
 )
 from .bfloat16 import pack
-from .packets import receive
+from .packets import receive_two
 from .watch import PARTIAL
 
 
@@ -34,13 +34,12 @@ def merge_parts(plan, channels, step, limits):
             best, total, upper, lower = float32(LOWEST), float32(0), float32(0), float32(0)
             for part in range(lane_index(), plan.parts, warp_size()):
                 there = at + 4 * part * plan.group * (half + 1)
-                a, b = receive(channels, there + 4 * half, tag, limits, PARTIAL, limits.pe)
-                c, d2 = receive(channels, there + 4 * d, tag, limits, PARTIAL, limits.pe)
+                a, b, c, e = receive_two(channels, there + 4 * half, there + 4 * d, tag, limits, PARTIAL, limits.pe)
                 maximum = max(best, as_float32(a))
                 old, new = exp(best - maximum), exp(as_float32(a) - maximum)
                 total = total * old + as_float32(b) * new
                 upper = upper * old + as_float32(c) * new
-                lower = lower * old + as_float32(d2) * new
+                lower = lower * old + as_float32(e) * new
                 best = maximum
             maximum = warp_max(best)
             factor = exp(best - maximum)

@@ -5,10 +5,12 @@ and the threads' sums of squares, and `scale` gives the factor. That saves a pas
 """
 
 from .backend import (
+    block_index,
     float32,
     function,
     lane_index,
     local,
+    prefetch,
     sqrt,
     thread_index,
     uint32,
@@ -49,6 +51,15 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     squares = warp_sum(squares)
     if lane_index() == 0:
         sums[warp_index()] = squares
+
+
+@function
+def prefetch_norms(plan, norms, row):
+    """Asks for the block's part of a row of norm weights, which all blocks will read (block)."""
+    part = 8 * ((plan.hidden // 8 + plan.grid - 1) // plan.grid)
+    first = part * block_index()
+    if thread_index() == 0 and first < plan.hidden:
+        prefetch(norms, row * plan.hidden + first, 4 * min(part, plan.hidden - first))
 
 
 @function

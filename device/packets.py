@@ -27,6 +27,21 @@ def receive(words, at, tag, limits, operation, peer):
 
 
 @function
+def receive_two(words, at, other, tag, limits, operation, peer):
+    """Waits for the packets at words `at` and `other`, loaded together; returns their four data words (thread)."""
+    polls = began = 0
+    while True:
+        a, tag_a, b, tag_b = load_packet(words, at)
+        c, tag_c, d, tag_d = load_packet(words, other)
+        if tag_a == tag and tag_b == tag and tag_c == tag and tag_d == tag:
+            return a, b, c, d
+        polls += 1
+        began = keep_waiting(limits, polls, began, operation, peer, at, tag, tag_a)
+        if began == LEAVE:
+            return a, b, c, d
+
+
+@function
 def receive_batch(words, at, first, stride, count, tag, data, limits, operation):
     """Waits for packets first, first + stride, ... (at most BATCH, below `count`) of the channel at word `at` (thread).
 

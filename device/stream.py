@@ -30,72 +30,92 @@ from .backend import (
 Stream = namedtuple("Stream", "state ring landed weights first_wanted")
 Stream.__doc__ = """A warp's end of the stream.
 
-state: int64[7], each thread's own (lane 0 alone keeps the fetching part up to date). ring: uint16 in shared memory, the
+state: int64[9], each thread's own (lane 0 alone keeps the fetching part up to date). ring: uint16 in shared memory, the
 block's stages. landed: uint64 mbarriers in shared memory, one a stage. weights: uint16 bf16 in device memory.
 first_wanted: the number of the first pass that wants a next token and so reads lm_head.
 """
-# The state: the stage of the warp's next tile, the parity of its landing and the tile's number in its layer; the same
-# for the next tile to fetch, with its layer (plan.layers stands for lm_head) and pass.
-STAGE, PARITY, TILE, FETCH_STAGE, FETCH_TILE, FETCH_LAYER, FETCH_PASS = range(7)
+# The state: the stage of the warp's next tile, the parity of its landing and the tile's number in its product; the same
+# for the next tile to fetch, with its product (0 to 3 in a layer, LM_HEAD), layer and pass, and its place in the weights.
+STAGE, PARITY, TILE, FETCH_STAGE, FETCH_TILE, FETCH_PRODUCT, FETCH_LAYER, FETCH_PASS, FETCH_AT = range(9)
+STATE_FIELDS = 9
+LM_HEAD = 4
 
 
 @function
-def tiles_of(plan, layer):
-    return plan.layer_tiles if layer < plan.layers else plan.lm_head_tiles
+def select(plan, product, qkv, o, gate_up, down, lm_head):
+    """The value for a product's number (thread)."""
+    if product < 2:
+        return qkv if product == 0 else o
+    if product < LM_HEAD:
+        return gate_up if product == 2 else down
+    return lm_head
 
 
 @function
-def tile_source(plan, layer, tile):
-    """Where the block's tile number `tile` of a layer starts, in elements of the weights, and its columns."""
-    start = layer * plan.layer_elements
-    if layer == plan.layers:
-        columns = plan.lm_head_columns
-    elif tile < plan.o_first:
-        columns = plan.qkv_columns
-    elif tile < plan.gate_up_first:
-        tile, start, columns = tile - plan.o_first, start + plan.o_start, plan.o_columns
-    elif tile < plan.down_first:
-        tile, start, columns = tile - plan.gate_up_first, start + plan.gate_up_start, plan.gate_up_columns
-    else:
-        tile, start, columns = tile - plan.down_first, start + plan.down_start, plan.down_columns
-    return start + (tile * plan.grid + block_index()) * 2 * columns, columns
+def tiles_of(plan, product):
+    """Tiles of a product in each block."""
+    return select(
+        *(plan, product, plan.qkv_tiles, plan.o_tiles, plan.gate_up_tiles, plan.down_tiles, plan.lm_head_tiles)
+    )
 
 
 @function
-def skip_to_tile(plan, stream):
-    """Lane 0: carries FETCH_TILE over into the layers, and passes, in which that tile lies."""
-    while stream.state[FETCH_TILE] >= tiles_of(plan, stream.state[FETCH_LAYER]):
-        stream.state[FETCH_TILE] -= tiles_of(plan, stream.state[FETCH_LAYER])
-        stream.state[FETCH_LAYER] += 1
-        unwanted = stream.state[FETCH_PASS] < stream.first_wanted
-        if stream.state[FETCH_LAYER] + (1 if unwanted else 0) > plan.layers:
-            stream.state[FETCH_LAYER] = 0
+def columns_of(plan, product):
+    """Columns of a product's tiles."""
+    return select(
+        *(plan, product, plan.qkv_columns, plan.o_columns, plan.gate_up_columns, plan.down_columns),
+        plan.lm_head_columns,
+    )
+
+
+@function
+def find_tile(plan, stream):
+    """Lane 0: carries FETCH_TILE over into the product, layer and pass in which that tile lies."""
+    product, layer = stream.state[FETCH_PRODUCT], stream.state[FETCH_LAYER]
+    while stream.state[FETCH_TILE] >= tiles_of(plan, product):
+        stream.state[FETCH_TILE] -= tiles_of(plan, product)
+        product += 1
+        if product == LM_HEAD:
+            layer += 1
+            wanted = stream.state[FETCH_PASS] >= stream.first_wanted
+            if layer < plan.layers or not wanted:
+                product = 0
+            if layer == plan.layers and not wanted:
+                layer = 0
+                stream.state[FETCH_PASS] += 1
+        elif product > LM_HEAD:
+            product = layer = 0
             stream.state[FETCH_PASS] += 1
+    stream.state[FETCH_PRODUCT], stream.state[FETCH_LAYER] = product, layer
+    start = select(plan, product, 0, plan.o_start, plan.gate_up_start, plan.down_start, 0)
+    tile = stream.state[FETCH_TILE] * plan.grid + block_index()
+    stream.state[FETCH_AT] = layer * plan.layer_elements + start + tile * 2 * columns_of(plan, product)
 
 
 @function
 def fetch(plan, stream):
     """Lane 0: starts the copy of the warp's next tile into its next stage."""
+    columns = columns_of(plan, stream.state[FETCH_PRODUCT])
     stage = warp_index() + plan.warps * stream.state[FETCH_STAGE]
-    start, columns = tile_source(plan, stream.state[FETCH_LAYER], stream.state[FETCH_TILE])
+    at = stream.state[FETCH_AT]
     barrier_expect(stream.landed, stage, 4 * columns)
-    bulk_load(stream.ring, stage * plan.stage_elements, stream.weights, start, 4 * columns, stream.landed, stage)
-    stream.state[FETCH_STAGE] += 1
-    if stream.state[FETCH_STAGE] == plan.depth:
-        stream.state[FETCH_STAGE] = 0
+    bulk_load(stream.ring, stage * plan.stage_elements, stream.weights, at, 4 * columns, stream.landed, stage)
+    stream.state[FETCH_STAGE] = 0 if stream.state[FETCH_STAGE] == plan.depth - 1 else stream.state[FETCH_STAGE] + 1
     stream.state[FETCH_TILE] += plan.warps
-    skip_to_tile(plan, stream)
+    stream.state[FETCH_AT] = at + plan.warps * plan.grid * 2 * columns
+    if stream.state[FETCH_TILE] >= tiles_of(plan, stream.state[FETCH_PRODUCT]):
+        find_tile(plan, stream)
 
 
 @function
 def open_stream(plan, stream):
     """Prepares the warp's stages and fills them (warp)."""
-    for field in range(7):
+    for field in range(STATE_FIELDS):
         stream.state[field] = 0
     stream.state[TILE] = warp_index()
     stream.state[FETCH_TILE] = warp_index()
     if lane_index() == 0:
-        skip_to_tile(plan, stream)  # a layer may have fewer tiles than the block warps
+        find_tile(plan, stream)
         for d in range(plan.depth):
             barrier_init(stream.landed, warp_index() + plan.warps * d)
         barrier_fence()
@@ -126,19 +146,12 @@ def next_stage(plan, stream):
 
 @function
 def release_tile(plan, stream):
-    """All lanes have read the tile: its stage takes the next one (warp)."""
-    barrier_fence()
+    """All lanes have read the tile, and used what they read: its stage takes the next one (warp)."""
     sync_warp()
     if lane_index() == 0:
         fetch(plan, stream)
     next_stage(plan, stream)
     stream.state[TILE] += plan.warps
-
-
-@function
-def end_layer(plan, stream, layer):
-    """The warp's next tile is counted from the next layer on (thread)."""
-    stream.state[TILE] -= tiles_of(plan, layer)
 
 
 @function

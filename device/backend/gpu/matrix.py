@@ -8,13 +8,13 @@ from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
 from .memory import load_pair, load_vector
-from .words import cuda, float32, function, lane_index, uint32
+from .words import cuda, float32, function, lane_index, local, uint32
 
 __all__ = ["multiply_rows", "score_keys", "weigh_values"]
 
 I32, F32 = ir.IntType(32), ir.FloatType()
 FULL_WARP = 0xFFFFFFFF
-CHUNK = 128  # columns of both rows that two mma take
+CHUNK, TOGETHER = 128, 4  # columns of both rows that two mma take; chunks whose loads are in flight together
 
 
 @intrinsic
@@ -45,25 +45,32 @@ def multiply_rows(rows, at, x, start, columns):
     columns within an mma is free as long as both operands share it: lane (g, t) takes eight that lie side by side,
     16 bytes.
     """
-    group, column = lane_index() >> 2, ((lane_index() >> 2) & 3) * 32 + (lane_index() & 3) * 8
+    lane = lane_index()
+    group, column = lane >> 2, ((lane >> 2) & 3) * 32 + (lane & 3) * 8
     row = at + (group >> 2) * columns
-    zero = uint32(0)
     c0, c1, d0, d1 = float32(0), float32(0), float32(0), float32(0)
-    for chunk in range((columns + CHUNK - 1) // CHUNK):
-        i = chunk * CHUNK + column
-        w, v = (zero, zero, zero, zero), (zero, zero, zero, zero)
-        if i < columns:
-            w = load_vector(rows, row + i)
-            if group < 4:
-                v = load_vector(x, start + i)
-        c0, c1 = _mma(v[0], v[1], w[0], w[1], c0, c1)
-        d0, d1 = _mma(v[2], v[3], w[2], w[3], d0, d1)
+    for first in range(0, columns, TOGETHER * CHUNK):
+        w, v = local(16, uint32), local(16, uint32)  # 4 * TOGETHER: all loads are in flight before the first mma
+        for j in range(TOGETHER):
+            i = first + j * CHUNK + column
+            a = b = (uint32(0), uint32(0), uint32(0), uint32(0))
+            if i < columns:
+                a = load_vector(rows, row + i)
+                if group < 4:
+                    b = load_vector(x, start + i)
+            for k in range(4):
+                w[4 * j + k] = a[k]
+                v[4 * j + k] = b[k]
+        for j in range(0, 4 * TOGETHER, 4):
+            c0, c1 = _mma(v[j], v[j + 1], w[j], w[j + 1], c0, c1)
+            d0, d1 = _mma(v[j + 2], v[j + 3], w[j + 2], w[j + 3], d0, d1)
     c0, c1 = c0 + d0, c1 + d1
     # Lane (g, t) holds quarter g of the vector times rows 2t and 2t + 1: quarters 2 (t % 2) and on of row t // 2.
-    meets = group < 4 and (lane_index() & 1) == group >> 1
+    meets = group < 4 and (lane & 1) == group >> 1
     total = (c1 if group & 1 else c0) if meets else float32(0)
-    for step in (1, 4, 8):
-        total += cuda.shfl_xor_sync(FULL_WARP, total, step)
+    total += cuda.shfl_xor_sync(FULL_WARP, total, 1)
+    total += cuda.shfl_xor_sync(FULL_WARP, total, 4)
+    total += cuda.shfl_xor_sync(FULL_WARP, total, 8)
     return cuda.shfl_sync(FULL_WARP, total, 0), cuda.shfl_sync(FULL_WARP, total, 2)
 
 

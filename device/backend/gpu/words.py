@@ -104,25 +104,35 @@ def sync_warp():
     cuda.syncwarp(FULL_WARP)
 
 
+# Written out: a loop over the steps stays a loop, at five times the instructions.
+
+
 @function
 def warp_sum(value):
-    for step in (16, 8, 4, 2, 1):
-        value += cuda.shfl_xor_sync(FULL_WARP, value, step)
-    return value
+    value += cuda.shfl_xor_sync(FULL_WARP, value, 16)
+    value += cuda.shfl_xor_sync(FULL_WARP, value, 8)
+    value += cuda.shfl_xor_sync(FULL_WARP, value, 4)
+    value += cuda.shfl_xor_sync(FULL_WARP, value, 2)
+    return value + cuda.shfl_xor_sync(FULL_WARP, value, 1)
 
 
 @function
 def warp_max(value):
-    for step in (16, 8, 4, 2, 1):
-        value = max(value, cuda.shfl_xor_sync(FULL_WARP, value, step))
-    return value
+    value = max(value, cuda.shfl_xor_sync(FULL_WARP, value, 16))
+    value = max(value, cuda.shfl_xor_sync(FULL_WARP, value, 8))
+    value = max(value, cuda.shfl_xor_sync(FULL_WARP, value, 4))
+    value = max(value, cuda.shfl_xor_sync(FULL_WARP, value, 2))
+    return max(value, cuda.shfl_xor_sync(FULL_WARP, value, 1))
+
+
+@function
+def _higher_key(key, step):
+    return max(key, uint64(cuda.shfl_xor_sync(FULL_WARP, int64(key), step)))
 
 
 @function
 def warp_max_key(key):
-    for step in (16, 8, 4, 2, 1):
-        key = max(key, uint64(cuda.shfl_xor_sync(FULL_WARP, int64(key), step)))
-    return key
+    return _higher_key(_higher_key(_higher_key(_higher_key(_higher_key(key, 16), 8), 4), 2), 1)
 
 
 # --- memory of a block and of a thread ---
