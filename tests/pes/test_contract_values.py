@@ -12,6 +12,7 @@ from shmemtp.device import (
     exp,
     float32,
     function,
+    int64,
     kernel,
     local,
     log,
@@ -65,6 +66,33 @@ def test_equal_constants_share_a_kernel(device):
 def test_constants_are_plain_records_in_python():
     record = Constants(hidden=64, eps=1e-5, bias=True)
     assert (record.hidden, record.eps, record.bias) == (64, 1e-5, True)
+
+
+@function
+def element_of_local(shape, start, i):
+    private = local(shape.count, int64)
+    for j in range(shape.count):
+        private[j] = start + j
+    return private[i]
+
+
+@kernel
+def many_locals(shape, which, out):
+    total = int64(0)
+    for i in range(shape.rounds):
+        private = local(shape.count, int64)
+        for j in range(shape.count):
+            private[j] = i - j
+        total += private[which[0]] + element_of_local(shape, i, which[0])
+    out[0] = total
+
+
+def test_local_arrays_of_a_long_loop_take_no_more_room(run, device):
+    """20,000 times 4 KiB, twice: more than any stack holds."""
+    which, out = device.array(1, np.int64), device.array(1, np.int64)
+    which.fill(np.array([300]))
+    run(many_locals, (1, device.warp_size, device.warp_size), Constants(count=512, rounds=20_000), which, out)
+    assert out.numpy()[0] == 2 * sum(range(20_000))
 
 
 @kernel

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from shmemtp.device import (
+    Constants,
     block_index,
     grid_size,
     kernel,
@@ -65,6 +66,29 @@ def test_closing_the_heap_ends_kernels_that_still_run(comm):
     assert launch.done()
     with pytest.raises(RuntimeError):
         launch.wait()
+
+
+@kernel
+def write_field(shape, out):
+    out[0] = shape.value
+
+
+def test_constants_of_all_values_share_a_kernel(run, device):
+    out = device.array(1, np.float32)
+    three, four, float_four = (Constants(value=value, other=True) for value in (3, 4, 4.0))
+    compiled = [device.compile(write_field, (constants, out)).entry for constants in (three, four, float_four)]
+    assert compiled[0] is compiled[1]
+    assert compiled[0] is not compiled[2]
+    for constants in (three, four, float_four):
+        run(write_field, (1, 1, 1), constants, out)
+        assert out.numpy()[0] == constants.value
+
+
+def test_constants_do_not_change():
+    constants = Constants(value=3)
+    with pytest.raises(AttributeError, match="value was set"):
+        constants.value = 4
+    assert constants == Constants(value=3) != Constants(value=3.0)
 
 
 @kernel

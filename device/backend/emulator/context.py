@@ -7,9 +7,11 @@ functions need no extra argument.
 import ctypes
 
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from .compiler import function
 
 I32, I64, POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
 
@@ -17,10 +19,6 @@ I32, I64, POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
 THREAD, BLOCK, BLOCK_SIZE, GRID_SIZE, WARP_SIZE, PES = range(6)
 SHARED, SCRATCH, BLOCK_BARRIER, WARP_BARRIER, FAILED, DISTANCES = range(6, 12)
 FIELDS = 16  # a record is 128 bytes
-
-# No reference counts, as on the GPU: faster, and a function that returns an array it was not given compiles on neither.
-OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "_nrt": False}
-function = njit(no_cpython_wrapper=True, **OPTIONS)
 
 _KEY = "shmemtp_context_key"
 _libc, _key = ctypes.CDLL(None), ctypes.c_uint()

@@ -3,16 +3,17 @@
 import math
 
 from llvmlite import ir
-from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.types import float32, int32, int64, uint16, uint32, uint64
 
 from . import context as record
 from .arrays import contiguous, field_view, view_of
+from .compiler import function, kernel
 from .constants import Constants
-from .context import I32, I64, OPTIONS, POINTER, call, field_reader, function, load_field, pause
+from .context import I32, I64, POINTER, call, field_reader, load_field, pause
 from .memory import atomic_add, load_acquire, load_relaxed, store_relaxed, store_release
+from .stack import local
 
 __all__ = [
     "Constants",
@@ -49,9 +50,6 @@ __all__ = [
     "warp_size",
     "warp_sum",
 ]
-
-kernel = njit(**OPTIONS)
-
 
 # --- indices ---
 
@@ -155,7 +153,7 @@ def warp_max_key(key):
     return largest
 
 
-# --- memory of a block and of a thread ---
+# --- memory of a block ---
 
 
 @intrinsic
@@ -167,22 +165,7 @@ def shared(typingctx, offset, count, dtype):
         data = builder.inttoptr(builder.add(load_field(builder, record.SHARED), args[0]), POINTER)
         return view_of(context, builder, kind, data, args[1])
 
-    return kind(types.int64, types.int64, dtype), codegen
-
-
-@intrinsic(prefer_literal=True)
-def local(typingctx, count, dtype):
-    """A private array on this thread's stack; `count` is a compile-time constant."""
-    if not isinstance(count, types.IntegerLiteral):
-        return None
-    kind, length = contiguous(dtype.dtype), count.literal_value
-
-    def codegen(context, builder, sig, args):
-        memory = cgutils.alloca_once(builder, ir.ArrayType(context.get_data_type(kind.dtype), length))
-        memory.align = 16
-        return view_of(context, builder, kind, memory, ir.Constant(I64, length))
-
-    return kind(count, dtype), codegen
+    return kind(int64, int64, dtype), codegen
 
 
 # --- time, bits, functions ---
