@@ -1,5 +1,7 @@
 """Compiled kernels on disk, under a name made of everything that they were compiled from."""
 
+import contextlib
+import fcntl
 import inspect
 import os
 from pathlib import Path
@@ -51,7 +53,15 @@ class KernelCache(caching.FunctionCache):
 
     _impl_class = _Impl
 
-    @property
-    def lock_path(self):
-        """The file that processes lock while one of them compiles."""
-        return Path(self.cache_path) / f"{self._impl.filename_base}.lock"
+    def holds(self, signature, target):
+        """Whether a process has stored this signature's code. A file that is there is whole: Numba renames it so."""
+        file, key = self._cache_file, self._index_key(signature, target.codegen())
+        name = file._load_index().get(key)
+        return name is not None and Path(file._data_path(name)).exists()
+
+    @contextlib.contextmanager
+    def alone(self):
+        """Lets one process compile while the others wait for what it stores."""
+        with open(Path(self.cache_path) / f"{self._impl.filename_base}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -3,7 +3,7 @@
 import atexit
 import contextlib
 import dataclasses
-import fcntl
+import gc
 import logging
 import threading
 import time
@@ -30,9 +30,9 @@ class Compiled:
     Attributes
     ----------
     seconds : float
-        How long it took to compile, or to read from the disk cache.
+        How long it took to compile, to wait for another process that did, or to read the disk cache.
     cached : bool
-        Whether it was compiled before, in this process or another.
+        Whether it was there before it was asked for: compiled in this process, or on disk.
     """
 
     name: str
@@ -53,31 +53,44 @@ def arguments(args):
     return tuple(value.array if isinstance(value, Array) else value for value in args)
 
 
-@contextlib.contextmanager
-def _compiling_alone(kernel):
-    """Gives the kernel its disk cache, and lets one process compile it while the others wait for what it stores."""
+def _disk_cache(kernel):
+    """The kernel's cache on disk, or None where there can be none."""
     if isinstance(kernel._cache, NullCache):
         try:
             kernel._cache = KernelCache(kernel.py_func)
         except OSError as error:
             log.warning("compiled kernels are not cached: %s", error)
-            yield
-            return
-    with open(kernel._cache.lock_path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+            return None
+    return kernel._cache
+
+
+@contextlib.contextmanager
+def _without_collecting():
+    """Compiling makes a great many objects that stay: looking for garbage among them takes a tenth of its time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
         yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _compile(kernel, signature):
+    """Compiles or reads the disk cache; returns whether it was there when this began."""
+    cache = _disk_cache(kernel)
+    found = cache is not None and cache.holds(signature, kernel.targetctx)
+    with contextlib.nullcontext() if found or cache is None else cache.alone(), _without_collecting():
+        misses = sum(kernel.stats.cache_misses.values())
+        kernel.compile(signature)
+    return found and sum(kernel.stats.cache_misses.values()) == misses
 
 
 def compile_kernel(kernel, args):
     """Compiles `kernel` for these arguments, or reads the disk cache; returns a `Compiled`."""
     signature = tuple(typeof(value) for value in arguments(args))
     began = time.perf_counter()
-    cached = signature in kernel.overloads
-    if not cached:
-        with _compiling_alone(kernel):
-            misses = sum(kernel._cache_misses.values())
-            kernel.compile(signature)
-            cached = sum(kernel._cache_misses.values()) == misses
+    cached = signature in kernel.overloads or _compile(kernel, signature)
     entry = kernel.overloads[signature].entry_point
     return Compiled(kernel.py_func.__name__, signature, entry, time.perf_counter() - began, cached)
 
