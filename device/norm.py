@@ -18,7 +18,7 @@ from .backend import (
     warp_sum,
 )
 from .bfloat16 import high, low, pack
-from .packets import BATCH, receive_batch
+from .packets import BATCH, receive_batch, wait_for_packet
 from .watch import HIDDEN
 
 
@@ -42,6 +42,8 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     packets = plan.hidden_pairs // 2
     data = local(8, uint32)
     squares = float32(0)
+    if thread_index() - lane_index() < packets:
+        wait_for_packet(channels, at + 4 * (thread_index() - lane_index()), uint32(epoch), limits, HIDDEN)
     for first in range(thread_index(), packets, BATCH * plan.block):
         receive_batch(channels, at, first, plan.block, packets, uint32(epoch), data, limits, HIDDEN)
         for b in range(BATCH):

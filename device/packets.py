@@ -2,14 +2,29 @@
 
 A packet is 16 bytes, {data, epoch, data, epoch}, in one relaxed system-scope store; each 8-byte half carries its own
 epoch, so only 8-byte stores need arrive whole. The receiver polls its own memory until both epochs match: no fence, no
-flag, no barrier, one hop. A channel has two slot sets, chosen by the epoch's parity, and needs no reset as long as a
+flag, no barrier, one hop. Whoever waits for many packets waits for one of them first (`wait_for_packet`): thousands of
+threads that poll take the cache's bandwidth from the weights, and from the packets. A channel has two slot sets, chosen by the epoch's parity, and needs no reset as long as a
 sender stores epoch k + 1 only after it has read everyone's epoch k. A packet orders nothing but itself.
 """
 
-from .backend import function, load_packet, local, thread_index, uint32
+from .backend import function, lane_index, load_packet, local, thread_index, uint32
 from .watch import LEAVE, keep_waiting
 
 BATCH = 4  # packets of one thread whose loads are in flight together
+
+
+@function
+def wait_for_packet(words, at, tag, limits, operation):
+    """Waits for the packet at word `at`, the same for all lanes: one load a poll for the whole warp (warp)."""
+    polls = began = 0
+    while True:
+        a, tag_a, b, tag_b = load_packet(words, at)
+        if tag_a == tag and tag_b == tag:
+            return
+        polls += 1
+        began = keep_waiting(limits, polls, began, operation, limits.pe, at, tag, tag_a)
+        if began == LEAVE:
+            return
 
 
 @function
@@ -95,6 +110,8 @@ def receive_vector(plan, channels, at, words, tag, x, limits, operation):
     """A published vector of `words` bf16 pairs (a multiple of 2) into `x` (uint32 in shared memory) (block)."""
     data = local(8, uint32)
     packets = words // 2
+    if thread_index() - lane_index() < packets:
+        wait_for_packet(channels, at + 4 * (thread_index() - lane_index()), tag, limits, operation)
     for first in range(thread_index(), packets, BATCH * plan.block):
         receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation)
         for b in range(BATCH):
