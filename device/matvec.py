@@ -6,7 +6,7 @@ from .backend import float32, function, int64, lane_index, multiply_rows, uint32
 from .stream import TILE, release_tile, wait_tile
 
 Product = namedtuple("Product", "tiles splits columns")
-Product.__doc__ = """A matrix in the stream: its tiles in a block, the tiles of a row pair, and the columns of a tile."""
+Product.__doc__ = """A matrix in the stream: its tiles in a block, the tiles of a row pair, a tile's columns."""
 
 
 @function
@@ -30,8 +30,8 @@ def multiply(plan, stream, x, partial, product):
     """The block's row pairs of one matrix times `x` (warp; the block's warps share the tiles).
 
     x: uint16 bf16 [splits * columns] in shared memory. partial: float32 [tiles, 2] in shared memory, gets the two rows'
-    sums over each tile's columns; `row_pair` adds a pair's tiles. The caller's `sync_block` must stand between writing x
-    and this, and between this and reading `partial`.
+    sums over each tile's columns; `row_pair` adds a pair's tiles. The caller's `sync_block` must stand between writing
+    x and this, and between this and reading `partial`.
     """
     width = product.splits * product.columns
     start = int64(uint32(stream.state[TILE]) % uint32(product.splits)) * product.columns

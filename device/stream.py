@@ -35,7 +35,7 @@ block's stages. landed: uint64 mbarriers in shared memory, one a stage. weights:
 first_wanted: the number of the first pass that wants a next token and so reads lm_head.
 """
 # The state: the stage of the warp's next tile, the parity of its landing and the tile's number in its product; the same
-# for the next tile to fetch, with its product (0 to 3 in a layer, LM_HEAD), layer and pass, and its place in the weights.
+# for the next tile to fetch, with its product (0 to 3 in a layer, LM_HEAD), layer, pass and place in the weights.
 STAGE, PARITY, TILE, FETCH_STAGE, FETCH_TILE, FETCH_PRODUCT, FETCH_LAYER, FETCH_PASS, FETCH_AT = range(9)
 STATE_FIELDS = 9
 LM_HEAD = 4
