@@ -3,8 +3,9 @@
 A packet is 16 bytes, {data, epoch, data, epoch}, in one relaxed system-scope store; each 8-byte half carries its own
 epoch, so only 8-byte stores need arrive whole. The receiver polls its own memory until both epochs match: no fence, no
 flag, no barrier, one hop. Whoever waits for many packets waits for one of them first (`wait_for_packet`): thousands of
-threads that poll take the cache's bandwidth from the weights, and from the packets. A channel has two slot sets, chosen by the epoch's parity, and needs no reset as long as a
-sender stores epoch k + 1 only after it has read everyone's epoch k. A packet orders nothing but itself.
+threads that poll take the cache's bandwidth from the weights, and from the packets. A channel has two slot sets, chosen
+by the epoch's parity, and needs no reset as long as a sender stores epoch k + 1 only after it has read everyone's epoch
+k. A packet orders nothing but itself.
 """
 
 from .backend import function, lane_index, load_packet, local, thread_index, uint32
