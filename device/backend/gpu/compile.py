@@ -11,6 +11,7 @@ from pathlib import Path
 import numba_cuda
 from cuda.core import Linker, LinkerOptions, ObjectCode
 from numba.cuda import compiler, dispatcher, types
+from numba.cuda.cpython import slicing
 from numba.cuda.cudadrv import nvvm
 
 from ..sources import source_digest
@@ -93,7 +94,11 @@ def _all_code(kernel, signature, block, machine):
 
 
 def _front_end(compile_function, kernel, signature, block, machine):
-    with _instead(dispatcher, "get_current_device", lambda: machine), _instead(nvvm, "compile_ir", _compile_rolled):
+    with (
+        _instead(dispatcher, "get_current_device", lambda: machine),
+        _instead(nvvm, "compile_ir", _compile_rolled),
+        _instead(slicing, "fix_index", lambda builder, index, size: index),  # indices count from 0: none is negative
+    ):
         return compile_function(
             kernel,
             types.void(*signature),
