@@ -1,4 +1,4 @@
-"""Four layers of Llama-3.1-8B's own shape: 64 tokens after a prompt of 300 are what transformers computes in float32."""
+"""Four layers of Llama-3.1-8B's own shape: 64 tokens after a prompt of 300 are those of transformers in float32."""
 
 import json
 import shutil
