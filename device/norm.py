@@ -45,7 +45,7 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     if thread_index() - lane_index() < packets:
         wait_for_packet(channels, at + 4 * (thread_index() - lane_index()), uint32(epoch), limits, HIDDEN)
     for first in range(thread_index(), packets, BATCH * plan.block):
-        receive_batch(channels, at, first, plan.block, packets, uint32(epoch), data, limits, HIDDEN)
+        receive_batch(channels, at, first, plan.block, packets, uint32(epoch), data, limits, HIDDEN, 0)
         for b in range(BATCH):
             packet = first + b * plan.block
             if packet < packets:

@@ -8,7 +8,7 @@ by the epoch's parity, and needs no reset as long as a sender stores epoch k + 1
 k. A packet orders nothing but itself.
 """
 
-from .backend import function, lane_index, load_packet, local, thread_index, uint32
+from .backend import function, int64, lane_index, load_packet, local, thread_index, uint32
 from .watch import LEAVE, keep_waiting
 
 BATCH = 4  # packets of one thread whose loads are in flight together
@@ -58,11 +58,12 @@ def receive_two(words, at, other, tag, limits, operation, peer):
 
 
 @function
-def receive_batch(words, at, first, stride, count, tag, data, limits, operation):
+def receive_batch(words, at, first, stride, count, tag, data, limits, operation, per_peer):
     """Waits for packets first, first + stride, ... (at most BATCH, below `count`) of the channel at word `at` (thread).
 
     Their data words go to `data` (uint32, 2 * BATCH). All loads are in flight together: polling packet after packet
-    would pay the memory's latency for each.
+    would pay the memory's latency for each. per_peer: packets from each PE, by which the sender of a missing one is
+    known; 0 where all are this PE's own.
     """
     polls = began = 0
     while True:
@@ -78,7 +79,8 @@ def receive_batch(words, at, first, stride, count, tag, data, limits, operation)
         if missing < 0:
             return
         polls += 1
-        began = keep_waiting(limits, polls, began, operation, limits.pe, missing, tag, seen)
+        peer = missing // per_peer if per_peer > 0 else int64(limits.pe)
+        began = keep_waiting(limits, polls, began, operation, peer, missing, tag, seen)
         if began == LEAVE:
             return
 
@@ -114,7 +116,7 @@ def receive_vector(plan, channels, at, words, tag, x, limits, operation):
     if thread_index() - lane_index() < packets:
         wait_for_packet(channels, at + 4 * (thread_index() - lane_index()), tag, limits, operation)
     for first in range(thread_index(), packets, BATCH * plan.block):
-        receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation)
+        receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation, 0)
         for b in range(BATCH):
             packet = first + b * plan.block
             if packet < packets:

@@ -145,7 +145,7 @@ def count_keys(plan, ballot, epoch, limits):
     data = local(8, uint32)
     best, logit, top, stop = uint64(0), float32(0), float32(LOWEST), uint64(0)
     for i in range(thread_index(), votes, plan.block):
-        receive_batch(ballot.votes, at, 2 * i, 1, 2 * i + 2, uint32(epoch), data, limits, VOTE)
+        receive_batch(ballot.votes, at, 2 * i, 1, 2 * i + 2, uint32(epoch), data, limits, VOTE, 2 * plan.grid)
         key = (uint64(data[0]) << uint64(32)) | uint64(data[1])
         if i == 0:
             stop = key & uint64(1)
@@ -172,7 +172,7 @@ def count_masses(plan, ballot, epoch, limits):
     data = local(8, uint32)
     above, total = float32(0), float32(0)
     for i in range(thread_index(), votes, plan.block):
-        receive_batch(ballot.votes, at, 2 * i, 1, 2 * i + 2, uint32(epoch), data, limits, VOTE)
+        receive_batch(ballot.votes, at, 2 * i, 1, 2 * i + 2, uint32(epoch), data, limits, VOTE, 2 * plan.grid)
         above += as_float32(data[0])
         total += as_float32(data[1])
     return block_sum(plan, ballot, above), block_sum(plan, ballot, total)
