@@ -44,10 +44,11 @@ def write_checkpoint(folder):
     torch.manual_seed(0)
     config = transformers.LlamaConfig(**CONFIG)
     with torch.device("cuda"):
-        model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+        model = transformers.LlamaForCausalLM(config)  # in float32: a model cast to bf16 rounds its rotary frequencies too
         for name, weight in model.named_parameters():
-            weight.data.normal_(1.0, 0.1) if "norm" in name else weight.data.normal_(0.0, 0.03)
-    tensors = {name: weight.detach().cpu().contiguous() for name, weight in model.named_parameters()}
+            values = weight.data.normal_(1.0, 0.1) if "norm" in name else weight.data.normal_(0.0, 0.03)
+            weight.data.copy_(values.bfloat16())
+    tensors = {name: weight.detach().bfloat16().cpu().contiguous() for name, weight in model.named_parameters()}
     save_file(tensors, str(folder / "model.safetensors"))
     settings = json.loads(config.to_json_string(use_diff=False)) | {"architectures": ["LlamaForCausalLM"]}
     (folder / "config.json").write_text(json.dumps(settings))
@@ -58,7 +59,7 @@ def write_checkpoint(folder):
 def checkpoint(pe):
     """(folder, rank 0's model in float32): written once, read by all PEs of the node."""
     folder = Path(pe.comm.bcast(tempfile.mkdtemp() if pe.rank == 0 else None))
-    model = write_checkpoint(folder).float() if pe.rank == 0 else None
+    model = write_checkpoint(folder) if pe.rank == 0 else None
     pe.barrier()
     yield folder, model
     pe.barrier()
