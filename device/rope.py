@@ -27,3 +27,4 @@ def rotate_head(plan, vector, at, table, position, factor):
         x, y = vector[at + d], vector[at + half + d]
         vector[at + d] = (x * cosine - y * sine) * factor
         vector[at + half + d] = (y * cosine + x * sine) * factor
+    sync_warp()
