@@ -191,14 +191,14 @@ REASONS = {1: "length", 2: "stop_token", 3: "stopped"}
 
 
 def _symmetric_memory(pe, plan: Plan):
-    """slots, outbox, signals, votes, the votes' outbox and signals (see device/all_reduce.py and device/sample.py)."""
+    """slots, outbox, signals, votes, the votes' outbox and signals (see device/all_reduce.py and device/sample.py).
+
+    As large as the largest of the teams needs that decode side by side: the symmetric heap is one of all PEs.
+    """
     pairs, tp = plan.shape.hidden // 2, plan.shape.tp
-    signals = tp * plan.grid
-    return (
-        pe.array(plan.slot_words, np.uint32),
-        pe.array(2 * pairs * 4 if plan.put else 1, np.uint32),
-        pe.array(signals if plan.put else 1, np.uint64),
-        pe.array(plan.vote_words, np.uint32),
-        pe.array(2 * plan.grid * 8 if plan.put else 1, np.uint32),
-        pe.array(signals if plan.put else 1, np.uint64),
-    )
+    signals = tp * plan.grid if plan.put else 1
+    outboxes = (2 * pairs * 4, 2 * plan.grid * 8) if plan.put else (1, 1)
+    counts = (plan.slot_words, outboxes[0], signals, plan.vote_words, outboxes[1], signals)
+    largest = np.max(pe.comm.allgather(counts), axis=0)
+    kinds = (np.uint32, np.uint32, np.uint64) * 2
+    return tuple(pe.array(int(count), kind) for count, kind in zip(largest, kinds, strict=True))
