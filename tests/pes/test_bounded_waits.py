@@ -1,0 +1,72 @@
+"""No PE waits for ever: where one does not come, or leaves half-way, the others leave within the limit and name it."""
+
+import itertools
+import time
+
+import pytest
+from decoding import CONTEXT, PROMPT, checkpoint, launch_options
+
+import shmemtp
+from shmemtp.device.backend import NAME
+from shmemtp.errors import ShmemtpError, TimeoutError_
+
+LIMIT_S = 1.5
+GRACE_S = 15.0  # for the way out, where the emulator's threads share their cores with other work
+WIDE = (5, 2, 1) if NAME == "emulator" else (5, 256, 32)
+
+
+class NotLaunched:
+    """What a launch is on a PE that does not launch."""
+
+    def done(self):
+        return True
+
+    def wait(self):
+        pass
+
+
+@pytest.fixture(
+    params=[("packets", None), ("packets", WIDE), ("put", WIDE)], ids=["packets", "packets-wide", "put-wide"]
+)
+def llm(request, pe, monkeypatch):
+    """A model whose waits end soon; each test's own, for a loop does not go on after an error."""
+    if pe.size == 1:
+        pytest.skip("one PE waits for no other")
+    algorithm, launch = request.param
+    monkeypatch.setattr(pe, "timeout_s", LIMIT_S)
+    return shmemtp.LLM(checkpoint(pe, "llama"), pe, max_context=CONTEXT, algorithm=algorithm, **launch_options(launch))
+
+
+def assert_waits_end(pe, llm):
+    """All PEs but the last: the request ends with an error that names the last PE."""
+    began = time.monotonic()
+    with pytest.raises(TimeoutError_) as raised:
+        list(llm.loop.tokens())
+    assert time.monotonic() - began < LIMIT_S + GRACE_S
+    told = str(raised.value)
+    assert told.startswith(f"PE {pe.rank}: decode waited {LIMIT_S} s for "), told
+    assert f" from PE {pe.size - 1} (slot " in told, told
+    with pytest.raises(ShmemtpError, match="cannot go on"):
+        llm.loop.start(PROMPT, 1)
+
+
+def test_a_pe_that_does_not_launch(pe, llm, monkeypatch):
+    if pe.rank == pe.size - 1:
+        monkeypatch.setattr(pe.device, "launch", lambda *args, **options: NotLaunched())
+        llm.loop.start(PROMPT, 4)
+    else:
+        llm.loop.start(PROMPT, 4)
+        assert_waits_end(pe, llm)
+    pe.barrier()
+
+
+@pytest.mark.skipif(NAME != "emulator", reason="a GPU's kernel cannot be taken away from it")
+def test_a_pe_that_leaves_half_way(pe, llm):
+    llm.loop.start(PROMPT, CONTEXT - len(PROMPT))
+    tokens = llm.loop.tokens()
+    list(itertools.islice(tokens, 3))
+    if pe.rank == pe.size - 1:
+        llm.loop._running.abort()
+    else:
+        assert_waits_end(pe, llm)
+    pe.barrier()
