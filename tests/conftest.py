@@ -1,1 +1,22 @@
-"""What every test of the project shares."""
+"""What every test of the project shares: tables that tests add to pytest's closing summary."""
+
+import pytest
+
+_TABLES = pytest.StashKey[list]()
+
+
+@pytest.fixture(scope="session")
+def add_table(request):
+    """add_table(title, heads, rows): shown when all tests have run, whether they passed or not."""
+    tables = request.config.stash.setdefault(_TABLES, [])
+    return lambda *table: tables.append(table)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for title, heads, rows in config.stash.get(_TABLES, []):
+        terminalreporter.section(title)
+        lines = [[str(cell) for cell in line] for line in (heads, *rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for first, *others in lines:
+            cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+            terminalreporter.write_line("  ".join([first.ljust(widths[0]), *cells]))
