@@ -27,3 +27,9 @@ def rounded(value):
 def pack(first, second):
     """Two float32 values as one word of bf16."""
     return uint32(uint32(rounded(first) >> uint32(16)) | rounded(second))
+
+
+@function
+def remainder(value):
+    """What rounding float32 `value` to bf16 leaves: its low term, float32."""
+    return value - as_float32(rounded(value))

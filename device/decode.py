@@ -95,7 +95,7 @@ def decode_layer(plan, stream, block, team, weights, cache, channels, layer, pos
 def next_token(plan, stream, block, team, ballot, request, record, generated, position, epoch, stop, limits):
     """lm_head and the choice of the next token (block); returns it, the wish to stop and the next vote's epoch."""
     sync_block()
-    product = Product(plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns)
+    product = Product(plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
     multiply(plan, stream, block.x, block.partial, product)
     sync_block()
     keep_logits(plan, block.partial, block.sums, team.rank, block.logits, record, generated * plan.vocab)
@@ -181,6 +181,9 @@ def decode(
     )
     speaks = rank == 0 and block_index() == 0
     step, epoch = epochs[STEP_EPOCH], epochs[VOTE_EPOCH]
+    for word in range(thread_index(), plan.x_elements // 2, plan.block):
+        block.x_words[word] = uint32(0)  # what pads a product's input meets weights of 0, and must be a number
+    sync_block()
     open_stream(plan, stream)
     token, fed, generated, reason = prompt[0], 0, 0, int64(RUNNING)
     while reason == RUNNING:

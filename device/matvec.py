@@ -5,7 +5,7 @@ from collections import namedtuple
 from .backend import float32, function, int64, lane_index, multiply_rows, uint32
 from .stream import TILE, release_tile, wait_tile
 
-Product = namedtuple("Product", "tiles splits columns")
+Product = namedtuple("Product", "tiles splits columns low")
 Product.__doc__ = """A matrix in the stream: its tiles in a block, the tiles of a row pair, a tile's columns."""
 
 
@@ -13,16 +13,16 @@ Product.__doc__ = """A matrix in the stream: its tiles in a block, the tiles of 
 def column_parallel(plan, attention):
     """The first product of a layer's half: qkv or gate_up."""
     if attention:
-        return Product(plan.qkv_tiles, plan.qkv_splits, plan.qkv_columns)
-    return Product(plan.gate_up_tiles, plan.gate_up_splits, plan.gate_up_columns)
+        return Product(plan.qkv_tiles, plan.qkv_splits, plan.qkv_columns, plan.low_terms)
+    return Product(plan.gate_up_tiles, plan.gate_up_splits, plan.gate_up_columns, plan.low_terms)
 
 
 @function
 def row_parallel(plan, attention):
     """The second product of a layer's half: o or down."""
     if attention:
-        return Product(plan.o_tiles, plan.o_splits, plan.o_columns)
-    return Product(plan.down_tiles, plan.down_splits, plan.down_columns)
+        return Product(plan.o_tiles, plan.o_splits, plan.o_columns, 0)
+    return Product(plan.down_tiles, plan.down_splits, plan.down_columns, 0)
 
 
 @function
@@ -39,7 +39,7 @@ def multiply(plan, stream, x, partial, product):
     while stream.state[TILE] < product.tiles:
         tile = stream.state[TILE]
         at = wait_tile(plan, stream)
-        upper, lower = multiply_rows(stream.ring, at, x, start, product.columns)
+        upper, lower = multiply_rows(stream.ring, at, x, start, product.columns, product.low)
         release_tile(plan, stream)
         if lane_index() == 0:
             partial[2 * tile] = upper

@@ -17,17 +17,26 @@ from .backend import (
     warp_index,
     warp_sum,
 )
-from .bfloat16 import high, low, pack
+from .bfloat16 import high, low, pack, remainder
 from .packets import BATCH, receive_batch, wait_for_packet
 from .watch import HIDDEN
 
 
 @function
-def store_normed(norms, at, packet, first, second, x):
-    """Four values of the hidden state (two bf16 words) times their norm weights into `x`; returns the squares' sum."""
+def store_normed(plan, norms, at, packet, first, second, x):
+    """Four values of the hidden state (two bf16 words) times their norm weights into `x`; returns their squares' sum.
+
+    The products are stored as two bf16 terms, the low ones `plan.low_terms` behind: rounding them to one would be the
+    largest error of a layer, and the tensor cores multiply both at once.
+    """
     a, b, c, d = low(first), high(first), low(second), high(second)
-    x[2 * packet] = pack(a * norms[at + 4 * packet], b * norms[at + 4 * packet + 1])
-    x[2 * packet + 1] = pack(c * norms[at + 4 * packet + 2], d * norms[at + 4 * packet + 3])
+    p, q = a * norms[at + 4 * packet], b * norms[at + 4 * packet + 1]
+    r, s = c * norms[at + 4 * packet + 2], d * norms[at + 4 * packet + 3]
+    x[2 * packet] = pack(p, q)
+    x[2 * packet + 1] = pack(r, s)
+    behind = 2 * packet + plan.low_terms // 2
+    x[behind] = pack(remainder(p), remainder(q))
+    x[behind + 1] = pack(remainder(r), remainder(s))
     return a * a + b * b + c * c + d * d
 
 
@@ -35,7 +44,7 @@ def store_normed(norms, at, packet, first, second, x):
 def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     """Waits for the hidden state of `epoch` and stores it times row `row` of `norms` (block).
 
-    norms: float32 [rows * hidden]. x: uint32 [hidden / 2], bf16 pairs. sums: float32 [warps], for `scale`, which is
+    norms: float32 [rows * hidden]. x: uint32, bf16 pairs, [hidden / 2] high terms and as many low ones. sums: float32 [warps], for `scale`, which is
     valid after the next `sync_block`.
     """
     at = plan.channel_hidden + 2 * (epoch & 1) * plan.hidden_pairs
@@ -49,7 +58,7 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
         for b in range(BATCH):
             packet = first + b * plan.block
             if packet < packets:
-                squares += store_normed(norms, row * plan.hidden, packet, data[2 * b], data[2 * b + 1], x)
+                squares += store_normed(plan, norms, row * plan.hidden, packet, data[2 * b], data[2 * b + 1], x)
     squares = warp_sum(squares)
     if lane_index() == 0:
         sums[warp_index()] = squares
@@ -74,7 +83,7 @@ def embed(plan, embedding, token, norms, x, sums):
     squares = float32(0)
     for packet in range(thread_index(), plan.hidden_pairs // 2, plan.block):
         first, second = embedding[row + 2 * packet], embedding[row + 2 * packet + 1]
-        squares += store_normed(norms, 0, packet, first, second, x)
+        squares += store_normed(plan, norms, 0, packet, first, second, x)
     squares = warp_sum(squares)
     if lane_index() == 0:
         sums[warp_index()] = squares

@@ -74,13 +74,24 @@ class Plan:
         }
         return {name: round_up(nbytes, LINE) for name, nbytes in sizes.items()}
 
+    @property
+    def low_terms(self) -> int:
+        """Where the low bf16 terms of a hidden state stand behind the high ones, in elements."""
+        layout = self.layout
+        return max(product.columns for product in (layout.qkv, layout.gate_up, layout.lm_head))
+
+    @property
+    def x_elements(self) -> int:
+        """Elements of a product's input in shared memory, the largest."""
+        return max(2 * self.low_terms, *(product.columns for product in self.layout.products))
+
     @cached_property
     def _small_regions(self) -> dict[str, int]:
         """Bytes of each region of a block's shared memory beside the ring. Attention's scratch shares partial's."""
         products = self.layout.products
         partial = max(2 * p.tiles_per_block for p in products)
         return {
-            "x": 2 * max(p.columns for p in products),
+            "x": 2 * self.x_elements,
             "partial": max(4 * partial, sum(self._scratch.values())),
             "logits": 8 * self.layout.lm_head.pairs_per_block,
             "residual": 8 * self.layout.o.pairs_per_block,
@@ -190,7 +201,8 @@ class Plan:
             layer_elements=layout.layer_elements,
             lm_head_start=layout.lm_head_offset,
             lm_head_rows=2 * layout.lm_head.pairs_per_block,
-            x_elements=max(p.columns for p in layout.products),
+            x_elements=self.x_elements,
+            low_terms=self.low_terms,
             partial_count=self._small_regions["partial"] // 4,
         )
         first = 0

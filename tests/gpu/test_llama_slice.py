@@ -38,15 +38,16 @@ CONFIG = dict(
 
 
 def write_checkpoint(folder):
-    """Random weights, the same every time, spread so that layers matter and logits differ."""
+    """Random weights, the same every time, at the scales at which such models are initialised."""
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
     config = transformers.LlamaConfig(**CONFIG)
-    with torch.device("cuda"):
-        model = transformers.LlamaForCausalLM(config)  # in float32: a model cast to bf16 rounds its rotary frequencies too
+    with torch.device("cuda"):  # in float32: a model cast to bf16 rounds its rotary frequencies too
+        model = transformers.LlamaForCausalLM(config)
         for name, weight in model.named_parameters():
-            values = weight.data.normal_(1.0, 0.1) if "norm" in name else weight.data.normal_(0.0, 0.03)
+            mean, deviation = (1.0, 0.1) if "norm" in name else (0.0, 1.0 if "embed" in name else 0.02)
+            values = weight.data.normal_(mean, deviation)
             weight.data.copy_(values.bfloat16())
     tensors = {name: weight.detach().bfloat16().cpu().contiguous() for name, weight in model.named_parameters()}
     save_file(tensors, str(folder / "model.safetensors"))

@@ -16,13 +16,17 @@ def _add_products(w, x, total):
 
 
 @function
-def multiply_rows(rows, at, x, start, columns):
-    """Two bf16 rows times a bf16 vector (warp); every lane gets both sums."""
+def multiply_rows(rows, at, x, start, columns, low):
+    """Two bf16 rows times a bf16 vector, or one of two bf16 terms (warp); every lane gets both sums."""
     upper, lower = float32(0), float32(0)
     for column in range(8 * lane_index(), columns, 8 * warp_size()):
         values = load_vector(x, start + column)
         upper = _add_products(load_vector(rows, at + column), values, upper)
         lower = _add_products(load_vector(rows, at + columns + column), values, lower)
+        if low > 0:
+            values = load_vector(x, start + low + column)
+            upper = _add_products(load_vector(rows, at + column), values, upper)
+            lower = _add_products(load_vector(rows, at + columns + column), values, lower)
     return warp_sum(upper), warp_sum(lower)
 
 

@@ -37,17 +37,18 @@ def _mma(typingctx, a0, a2, b0, b1, c0, c1):
 
 
 @function
-def multiply_rows(rows, at, x, start, columns):
-    """Two bf16 rows times a bf16 vector (warp); every lane gets both sums.
+def multiply_rows(rows, at, x, start, columns, low):
+    """Two bf16 rows times a bf16 vector, or one of two bf16 terms (warp); every lane gets both sums.
 
     An mma multiplies eight rows: here they are four quarters of each of the two rows, and the vector's four quarters
-    are the rows of the other operand, so that the wanted products stand where a quarter meets itself. The order of
-    columns within an mma is free as long as both operands share it: lane (g, t) takes eight that lie side by side,
-    16 bytes.
+    are the rows of the other operand, its low terms' four more, so that the wanted products stand where a quarter meets
+    itself. The order of columns within an mma is free as long as both operands share it: lane (g, t) takes eight that
+    lie side by side, 16 bytes.
     """
     lane = lane_index()
     group, column = lane >> 2, ((lane >> 2) & 3) * 32 + (lane & 3) * 8
     row = at + (group >> 2) * columns
+    vector, present = start + (0 if group < 4 else low), group < 4 or low > 0
     c0, c1, d0, d1 = float32(0), float32(0), float32(0), float32(0)
     for first in range(0, columns, TOGETHER * CHUNK):
         w, v = local(16, uint32), local(16, uint32)  # 4 * TOGETHER: all loads are in flight before the first mma
@@ -56,8 +57,8 @@ def multiply_rows(rows, at, x, start, columns):
             a = b = (uint32(0), uint32(0), uint32(0), uint32(0))
             if i < columns:
                 a = load_vector(rows, row + i)
-                if group < 4:
-                    b = load_vector(x, start + i)
+                if present:
+                    b = load_vector(x, vector + i)
             for k in range(4):
                 w[4 * j + k] = a[k]
                 v[4 * j + k] = b[k]
@@ -65,12 +66,13 @@ def multiply_rows(rows, at, x, start, columns):
             c0, c1 = _mma(v[j], v[j + 1], w[j], w[j + 1], c0, c1)
             d0, d1 = _mma(v[j + 2], v[j + 3], w[j + 2], w[j + 3], d0, d1)
     c0, c1 = c0 + d0, c1 + d1
-    # Lane (g, t) holds quarter g of the vector times rows 2t and 2t + 1: quarters 2 (t % 2) and on of row t // 2.
-    meets = group < 4 and (lane & 1) == group >> 1
+    # Lane (g, t) holds quarter g % 4 of the vector times rows 2t and 2t + 1: quarters 2 (t % 2) and on of row t // 2.
+    meets = (lane & 1) == (group & 3) >> 1
     total = (c1 if group & 1 else c0) if meets else float32(0)
     total += cuda.shfl_xor_sync(FULL_WARP, total, 1)
     total += cuda.shfl_xor_sync(FULL_WARP, total, 4)
     total += cuda.shfl_xor_sync(FULL_WARP, total, 8)
+    total += cuda.shfl_xor_sync(FULL_WARP, total, 16)
     return cuda.shfl_sync(FULL_WARP, total, 0), cuda.shfl_sync(FULL_WARP, total, 2)
 
 
