@@ -44,8 +44,8 @@ def store_normed(plan, norms, at, packet, first, second, x):
 def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     """Waits for the hidden state of `epoch` and stores it times row `row` of `norms` (block).
 
-    norms: float32 [rows * hidden]. x: uint32, bf16 pairs, [hidden / 2] high terms and as many low ones. sums: float32 [warps], for `scale`, which is
-    valid after the next `sync_block`.
+    norms: float32 [rows * hidden]. x: uint32, bf16 pairs, [hidden / 2] high terms and as many low ones. sums: float32
+    [warps], for `scale`, which is valid after the next `sync_block`.
     """
     at = plan.channel_hidden + 2 * (epoch & 1) * plan.hidden_pairs
     packets = plan.hidden_pairs // 2

@@ -11,6 +11,8 @@ import nvshmem.core as nvshmem
 from cuda.bindings import driver
 from cuda.core import Device as CudaDevice
 
+from shmemtp.errors import ShmemtpError
+
 NVSHMEM_STATE = b"nvshmemi_device_state_d"  # a cubin that names it calls NVSHMEM
 
 
@@ -69,7 +71,10 @@ class Heap:
 
     def allocate(self, nbytes):
         """Collective: the same number of bytes on every PE. Returns this PE's address of zeroed memory."""
-        buffer = nvshmem.buffer(max(128, nbytes))
+        try:
+            buffer = nvshmem.buffer(max(128, nbytes))
+        except nvshmem.NvshmemError as error:
+            raise ShmemtpError(f"the symmetric heap has no room for {nbytes} bytes ({error})") from error
         address = int(buffer.handle)
         self._buffers[address] = buffer
         driver.cuMemsetD8(address, 0, max(128, nbytes))
