@@ -1,6 +1,6 @@
 """How a model runs on a device: the launch's shape, the split of the work, and where everything lies in memory.
 
-`Plan.constants` is what device code calls `plan`: every number in it is a literal to the compiler.
+`Plan.constants` is what device code calls `plan`: every number in it is a literal to the GPU's compiler.
 """
 
 from dataclasses import dataclass, field
