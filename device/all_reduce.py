@@ -23,7 +23,6 @@ from .backend import (
     local,
     peer,
     put_signal_block,
-    signal_fetch,
     store_half,
     store_packet,
     sync_block,
@@ -33,7 +32,8 @@ from .backend import (
 from .bfloat16 import pack
 from .matvec import row_pair
 from .packets import receive_from_all
-from .watch import ALL_REDUCE, LEAVE, keep_waiting
+from .shmem import wait_for_epoch
+from .watch import ALL_REDUCE
 
 Team = namedtuple("Team", "rank distances pes slots outbox signals")
 Team.__doc__ = """The PEs that share a model, and the symmetric memory between them.
@@ -131,10 +131,5 @@ def put_pairs(plan, team, partial, splits, epoch):
 def wait_for_puts(plan, team, epoch, limits):
     """Waits until every PE's signal for this block has reached `epoch` (block)."""
     for p in range(thread_index(), plan.pes, plan.block):
-        polls = began = 0
-        seen = signal_fetch(team.signals, p * plan.grid + block_index())
-        while seen < epoch and began != LEAVE:
-            polls += 1
-            began = keep_waiting(limits, polls, began, ALL_REDUCE, p, block_index(), epoch, seen)
-            seen = signal_fetch(team.signals, p * plan.grid + block_index())
+        wait_for_epoch(team.signals, p * plan.grid + block_index(), epoch, limits, ALL_REDUCE, p)
     sync_block()

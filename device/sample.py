@@ -24,7 +24,6 @@ from .backend import (
     local,
     peer,
     put_signal,
-    signal_fetch,
     store_packet,
     sync_block,
     thread_index,
@@ -37,7 +36,8 @@ from .backend import (
 )
 from .packets import receive_batch
 from .philox import gumbel, philox
-from .watch import LEAVE, VOTE, keep_waiting
+from .shmem import wait_for_epoch
+from .watch import VOTE
 
 Ballot = namedtuple("Ballot", "votes outbox signals keys numbers")
 Ballot.__doc__ = """Symmetric memory of the votes and a block's scratch.
@@ -127,12 +127,7 @@ def vote(plan, team, ballot, epoch, a, b, c, d):
 def wait_for_votes(plan, ballot, epoch, limits):
     """With `plan.put`, packets are ordinary data behind their signals (block)."""
     for sender in range(thread_index(), plan.pes * plan.grid, plan.block):
-        polls = began = 0
-        seen = signal_fetch(ballot.signals, sender)
-        while seen < epoch and began != LEAVE:
-            polls += 1
-            began = keep_waiting(limits, polls, began, VOTE, sender // plan.grid, sender % plan.grid, epoch, seen)
-            seen = signal_fetch(ballot.signals, sender)
+        wait_for_epoch(ballot.signals, sender, epoch, limits, VOTE, sender // plan.grid)
     sync_block()
 
 
