@@ -3,7 +3,7 @@
 `Plan.constants` is what device code calls `plan`: every number in it is a literal to the GPU's compiler.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 from .errors import ShmemtpError
@@ -167,18 +167,7 @@ class Plan:
         shape, layout = self.shape, self.layout
         half = shape.head_dim // 2
         values: dict[str, int | float | bool] = dict(
-            layers=shape.layers,
-            hidden=shape.hidden,
-            true_hidden=shape.true_hidden,
-            heads=shape.heads,
-            kv_heads=shape.kv_heads,
-            group=shape.group,
-            head_dim=shape.head_dim,
-            intermediate=shape.intermediate,
-            vocab=shape.vocab,
-            total_vocab=shape.total_vocab,
-            qkv_bias=shape.qkv_bias,
-            qk_norm=shape.qk_norm,
+            asdict(shape),
             norm_eps=float(shape.norm_eps),
             score_scale=float(shape.head_dim**-0.5),
             cache_positions=self.cache_positions,
