@@ -37,7 +37,8 @@ class DecodeLoop:
 
         self.pe, self.team, self.plan, self.launches = pe, team, model.plan, 0
         plan, device = model.plan, pe.device
-        self._model, self._running, self._failed = model, None, False
+        self._model, self._running = model, None
+        self._failed: BaseException | None = None
         self._constants = Constants(**plan.constants)
         self._channels = device.array(plan.channels["words"], np.uint32)
         self._symmetric = _symmetric_memory(pe, plan)
@@ -134,9 +135,10 @@ class DecodeLoop:
                 launch.wait()
                 self._running = None
                 raise_if_expired(self._watch, self.team)
-            except BaseException:
-                self._failed, self._running = True, None
-                raise
+            except BaseException as error:
+                self._failed, self._running = error, None
+        if self._failed:
+            raise self._failed
         reason = int(self._progress.host[REASON])
         if reason == RUNNING:
             raise ShmemtpError("no request was decoded yet")

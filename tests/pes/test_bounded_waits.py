@@ -37,11 +37,11 @@ def llm(request, pe, monkeypatch):
     return shmemtp.LLM(checkpoint(pe, "llama"), pe, max_context=CONTEXT, algorithm=algorithm, **launch_options(launch))
 
 
-def assert_waits_end(pe, llm):
-    """All PEs but the last: the request ends with an error that names the last PE."""
+def assert_waits_end(pe, llm, decode):
+    """All PEs but the last: `decode` ends with an error that names the last PE."""
     began = time.monotonic()
     with pytest.raises(TimeoutError_) as raised:
-        list(llm.loop.tokens())
+        decode()
     assert time.monotonic() - began < LIMIT_S + GRACE_S
     told = str(raised.value)
     assert told.startswith(f"PE {pe.rank}: decode waited {LIMIT_S} s for "), told
@@ -51,12 +51,15 @@ def assert_waits_end(pe, llm):
 
 
 def test_a_pe_that_does_not_launch(pe, llm, monkeypatch):
+    def decode():
+        llm.generate(PROMPT, max_new_tokens=4)
+
     if pe.rank == pe.size - 1:
         monkeypatch.setattr(pe.device, "launch", lambda *args, **options: NotLaunched())
-        llm.loop.start(PROMPT, 4)
+        with pytest.raises(ShmemtpError, match="no request was decoded"):
+            decode()
     else:
-        llm.loop.start(PROMPT, 4)
-        assert_waits_end(pe, llm)
+        assert_waits_end(pe, llm, decode)
     pe.barrier()
 
 
@@ -68,5 +71,5 @@ def test_a_pe_that_leaves_half_way(pe, llm):
     if pe.rank == pe.size - 1:
         llm.loop._running.abort()
     else:
-        assert_waits_end(pe, llm)
+        assert_waits_end(pe, llm, lambda: list(tokens))
     pe.barrier()
