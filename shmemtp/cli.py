@@ -147,16 +147,18 @@ def _generate(options) -> int:
                 max_context=options.max_context,
                 algorithm=options.algorithm,
             )
+            prompt = options.prompt_ids if options.prompt is None else options.prompt
             streams = pe.rank == 0 and options.format == "text"
-            unsaid = [options.prompt if options.prompt is not None else llm.decode(options.prompt_ids)]
+            unsaid = [prompt]
 
             def say(token):
                 """Prints the prompt before the first token: a request that fails answers nothing."""
-                print(*unsaid, token.text, sep="", end="", file=answer, flush=True)
+                said = [text if isinstance(text, str) else llm.decode(text) for text in unsaid]
+                print(*said, token.text, sep="", end="", file=answer, flush=True)
                 unsaid.clear()
 
             generation = llm.generate(
-                options.prompt if options.prompt is not None else options.prompt_ids,
+                prompt,
                 max_new_tokens=options.max_new_tokens,
                 temperature=options.temperature,
                 top_p=options.top_p,
