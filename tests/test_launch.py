@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import shmemtp.launch
@@ -25,6 +26,16 @@ def test_starts_more_pes_than_cores_and_binds_none():
 
 def test_passes_the_status_on():
     assert launch("-n", "1", sys.executable, "-c", "raise SystemExit(3)").returncode == 3
+
+
+def test_text_comes_before_its_line_ends():
+    program = "import time; print('first', end='', flush=True); time.sleep(20)"
+    command = [sys.executable, "-m", "shmemtp.launch", "-n", "1", sys.executable, "-c", program]
+    began = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+        assert running.stdout.read(5) == b"first"
+        assert time.monotonic() - began < 15
+        running.terminate()
 
 
 def test_command_is_this_installations():
