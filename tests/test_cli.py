@@ -176,13 +176,14 @@ def test_what_fails_on_one_pe_names_it(run):
 def test_a_pe_that_fails_does_not_leave_the_others_waiting(run):
     done = run(*generate("fails-while-others-wait"), pes=2, SHMEMTP_TEST_PE="1")
     assert done.returncode != 0
-    assert errors(done)[0] == "shmemtp: error: PE 1: no such model"
+    told = errors(done)  # the one that is stopped speaks too, and whose line mpirun passes on first is its own choice
+    assert told.count("shmemtp: error: PE 1: no such model") == 1
 
 
 def test_a_bug_on_one_pe_while_the_others_wait_is_one_line(run):
     done = run(*generate("breaks-while-others-wait"), pes=2, SHMEMTP_TEST_PE="0")
     assert done.returncode != 0
-    assert errors(done)[0] == "shmemtp: error: PE 0: KeyError: 'a bug' (SHMEMTP_DEBUG=1 shows where)"
+    assert errors(done).count("shmemtp: error: PE 0: KeyError: 'a bug' (SHMEMTP_DEBUG=1 shows where)") == 1
 
 
 def test_a_killed_pe_is_named_by_those_that_leave(run):
