@@ -8,7 +8,6 @@ its writer, and no other warp's progress can be mistaken for its own.
 
 A tile is two rows by `columns` of bf16. In memory it stands at ((its number in its matrix) * grid + block) tiles, so
 that blocks that run side by side read side by side.
-
 """
 
 from collections import namedtuple
