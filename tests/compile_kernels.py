@@ -16,8 +16,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from shmemtp.device.backend.gpu.arguments import argument_type
+from shmemtp.device.backend.gpu.arrays import DeviceArray
 from shmemtp.device.backend.gpu.compile import Machine, compile_cubin
-from shmemtp.device.backend.gpu.host import MAX_BLOCK, DeviceArray, argument_type
+from shmemtp.device.backend.gpu.host import MAX_BLOCK
 from shmemtp.llm import LLM
 
 ROOT = Path(__file__).resolve().parent.parent

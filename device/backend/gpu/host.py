@@ -1,124 +1,23 @@
-"""The host's side on GPUs: device memory, mapped memory, compiling and launching. The contract is in ../README.md."""
+"""The host's side on GPUs: the device itself, compiling and launching. The contract is in ../README.md."""
 
 import ctypes
 import time
 import weakref
 
-import numpy as np
 from cuda.bindings import driver
 from cuda.core import Device as CudaDevice
-from numba.cuda import types
-from numba.np.numpy_support import from_dtype
 
+from .arguments import argument_type, pack
+from .arrays import DeviceArray, MappedArray, view
 from .compile import Machine, compile_cubin
-from .constants import Constants, ConstantsType
-from .heap import NVSHMEM_STATE, Heap, attach_library, detach_library
+from .errors import check
+from .heap import Heap
+from .launch import Compiled, Launch
 from .words import WARP_SIZE
 
 __all__ = ["Compiled", "Device", "DeviceArray", "Heap", "Launch", "MappedArray", "view"]
 
 MAX_BLOCK = 1024
-
-
-def check(result):
-    """Raises what a driver call reported; returns its values."""
-    status, *values = result
-    if status != driver.CUresult.CUDA_SUCCESS:
-        raise RuntimeError(f"CUDA: {driver.cuGetErrorString(status)[1].decode()} ({status.name})")
-    return values[0] if len(values) == 1 else values
-
-
-class DeviceArray:
-    """Device memory as an array: an argument of kernels.
-
-    `address` is a device address, `shape` a tuple, `dtype` NumPy's. `owner` keeps the memory alive.
-    """
-
-    def __init__(self, address, shape, dtype, owner=None):
-        self.address, self.dtype, self._owner = int(address), np.dtype(dtype), owner
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        self.size = int(np.prod(self.shape, dtype=np.int64))
-        self.nbytes = self.size * self.dtype.itemsize
-
-    @property
-    def __cuda_array_interface__(self):
-        return dict(shape=self.shape, typestr=self.dtype.str, data=(self.address, False), version=3, strides=None)
-
-    def fill(self, values, start=0):
-        """Copies a host array to element `start` on; returns when it is there."""
-        values = np.ascontiguousarray(values, self.dtype)
-        if start < 0 or start + values.size > self.size:
-            raise ValueError(f"{values.size} elements do not fit at {start} of {self.size}")
-        if values.size:
-            check(driver.cuMemcpyHtoD(self.address + start * self.dtype.itemsize, values.ctypes.data, values.nbytes))
-
-    def numpy(self):
-        """A copy on the host."""
-        out = np.empty(self.shape, self.dtype)
-        if out.size:
-            check(driver.cuMemcpyDtoH(out.ctypes.data, self.address, out.nbytes))
-        return out
-
-    def free(self):
-        """Gives the memory back now instead of when the last reference goes."""
-        if self._owner is not None:
-            self._owner()
-            self._owner = None
-
-
-def view(address, shape, dtype):
-    """Symmetric or foreign device memory as a kernel's argument; does not own it."""
-    return DeviceArray(address, shape, dtype)
-
-
-class MappedArray(DeviceArray):
-    """Page-locked host memory that the kernel reaches: `.host` is the NumPy view of the same bytes."""
-
-    def __init__(self, shape, dtype):
-        count = int(np.prod(shape, dtype=np.int64))
-        nbytes = max(1, count) * np.dtype(dtype).itemsize
-        flags = driver.CU_MEMHOSTALLOC_DEVICEMAP | driver.CU_MEMHOSTALLOC_PORTABLE
-        pointer = check(driver.cuMemHostAlloc(nbytes, flags))
-        ctypes.memset(pointer, 0, nbytes)
-        super().__init__(check(driver.cuMemHostGetDevicePointer(pointer, 0)), shape, dtype)
-        self._owner = weakref.finalize(self, driver.cuMemFreeHost, pointer)
-        self.host = np.frombuffer((ctypes.c_char * nbytes).from_address(pointer), dtype, count).reshape(self.shape)
-
-
-class Compiled:
-    """A kernel in machine code, loaded: what `Device.launch` starts."""
-
-    def __init__(self, cubin, seconds):
-        self.cubin, self.seconds, self.cached = cubin, seconds, cubin.cached
-        self._library = check(driver.cuLibraryLoadData(cubin.code, [], [], 0, [], [], 0))
-        self.handle = check(driver.cuLibraryGetKernel(self._library, cubin.name.encode()))
-        self._uses_nvshmem = NVSHMEM_STATE in cubin.code
-        if self._uses_nvshmem:
-            attach_library(int(self._library))
-
-    def unload(self):
-        if self._uses_nvshmem:
-            detach_library(int(self._library))
-        check(driver.cuLibraryUnload(self._library))
-
-
-class Launch:
-    """A kernel under way."""
-
-    def __init__(self, stream, keep):
-        self._stream, self._keep = stream, keep
-
-    def done(self):
-        """True once it has ended; raises if it failed. Does not wait."""
-        status = driver.cuStreamQuery(self._stream)[0]
-        if status == driver.CUresult.CUDA_ERROR_NOT_READY:
-            return False
-        check((status,))
-        return True
-
-    def wait(self):
-        """Returns when the kernel has ended; raises if it failed."""
-        check(driver.cuStreamSynchronize(self._stream))
 
 
 class Device:
@@ -182,29 +81,3 @@ class Device:
         handle = driver.CUfunction(int(compiled.handle))
         check(driver.cuLaunchKernelEx(config, handle, ctypes.addressof(pointers), 0))
         return Launch(config.hStream, args)
-
-
-def argument_type(value):
-    """The Numba type under which a kernel receives `value`."""
-    if isinstance(value, Constants):
-        return ConstantsType(tuple(sorted(value.fields.items())))
-    if isinstance(value, DeviceArray):
-        return types.Array(from_dtype(value.dtype), len(value.shape), "C")
-    return types.float32 if isinstance(value, (float, np.floating)) else types.int64
-
-
-def pack(args):
-    """The arguments as Numba's kernels take them: an array is its fields, one parameter each."""
-    packed = []
-    for value in args:
-        if isinstance(value, Constants):
-            packed.append(ctypes.c_int64(0))
-        elif isinstance(value, DeviceArray):
-            strides = value.dtype.itemsize * np.cumprod((1, *value.shape[:0:-1]), dtype=np.int64)[::-1]
-            fields = (0, 0, value.size, value.dtype.itemsize, value.address, *value.shape, *strides)
-            packed.extend(ctypes.c_int64(int(field)) for field in fields)
-        elif isinstance(value, (float, np.floating)):
-            packed.append(ctypes.c_float(value))
-        else:
-            packed.append(ctypes.c_int64(int(value)))
-    return packed
