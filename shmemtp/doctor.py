@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
 
+from .cache import cache_folder
 from .errors import ShmemtpError
 from .launch import environment
 from .world import launcher
@@ -163,8 +164,7 @@ def nvshmem() -> str:
 
 
 def cache() -> str:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("SHMEMTP_CACHE_DIR") or Path(home) / "shmemtp")
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -3,30 +3,22 @@
 import contextlib
 import fcntl
 import inspect
-import os
 from pathlib import Path
 
 import llvmlite
 import numba
 from numba.core import caching
 
+from shmemtp.cache import cache_folder
+
 from ..sources import source_digest
-
-
-def cache_root():
-    """SHMEMTP_CACHE_DIR, else NUMBA_CACHE_DIR, else the user's cache folder."""
-    own = os.environ.get("SHMEMTP_CACHE_DIR")
-    if own:
-        return Path(own)
-    user = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(user) / "shmemtp"
 
 
 class _Locator(caching._CacheLocator):
     def __init__(self, function):
         self._function = function
         self._py_file = inspect.getfile(function)  # Numba names it in a warning
-        self._path = cache_root() / "emulator" / source_digest(function, numba.__version__, llvmlite.__version__)
+        self._path = cache_folder() / "emulator" / source_digest(function, numba.__version__, llvmlite.__version__)
 
     def get_cache_path(self):
         return str(self._path)

@@ -6,13 +6,14 @@ import os
 import re
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numba_cuda
 from cuda.core import Linker, LinkerOptions, ObjectCode
 from numba.cuda import compiler, dispatcher, types
 from numba.cuda.cpython import slicing
 from numba.cuda.cudadrv import nvvm
+
+from shmemtp.cache import cache_folder
 
 from ..sources import source_digest
 from .loops import keep_rolled
@@ -40,18 +41,12 @@ class Cubin:
     cached: bool = False
 
 
-def cache_folder() -> Path:
-    """`SHMEMTP_CACHE_DIR`, or shmemtp under the user's cache directory."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("SHMEMTP_CACHE_DIR") or Path(home) / "shmemtp") / "gpu"
-
-
 def compile_cubin(kernel, signature, block: int, machine=Machine()) -> Cubin:
     """Compiles `kernel` for a tuple of Numba types; `block` threads at most will run it."""
     arch = f"sm_{machine.compute_capability[0]}{machine.compute_capability[1]}"
     what = f"{kernel.__module__}.{kernel.__qualname__}{signature}{block}{arch}"
     sources = source_digest(kernel, numba_cuda.__version__)
-    path = cache_folder() / sources / (hashlib.sha256(what.encode()).hexdigest()[:24] + ".cubin")
+    path = cache_folder() / "gpu" / sources / (hashlib.sha256(what.encode()).hexdigest()[:24] + ".cubin")
     if path.exists():
         header, code = path.read_bytes().split(b"\n", 1)
         name, registers, spills, stack = header.decode().split(" ")
