@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 
+from . import topology
 from .agreement import Agreement, agree
 from .errors import InputError, ShmemtpError
 from .heap import SymmetricArray
@@ -84,9 +85,9 @@ class PE:
     """This process among its peers: made by `init`.
 
     `rank` of `size` PEs, `local_rank` on its node; `backend` "gpu" or "emulator"; `comm` an mpi4py communicator;
-    `device` and `heap` the backend's; `team` the Team of all PEs; `watchdog` to call while waiting for a kernel;
-    `timeout_s` the limit of a wait on the device. `with pe.together:` is a step of all PEs: if its body fails on one,
-    all raise.
+    `device` and `heap` the backend's; `team` the Team of all PEs; `topology` what lies between them; `watchdog` to call
+    while waiting for a kernel; `timeout_s` the limit of a wait on the device. `with pe.together:` is a step of all PEs:
+    if its body fails on one, all raise.
     """
 
     closed = False
@@ -105,6 +106,7 @@ class PE:
         options = {"bootstrap": bootstrap} if self.backend == "gpu" else {}
         self.heap = backend.Heap(self.device, self.comm, **options)
         self.team = Team(self.comm, range(self.size), self.heap.distances)
+        self.topology = topology.find(self)
         self.watchdog, self._kernels = Watchdog(self.comm), Kernels(self)
         atexit.register(self._at_exit)
 

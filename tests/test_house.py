@@ -21,13 +21,13 @@ ROOMS = (
     ("device.decode",),
     ("device",),
     ("built_in", "config", "log", "model", "product", "rope", "shard", "text", "weights"),
-    ("agreement", "heap", "kernels", "runtime", "watchdog", "world"),
+    ("agreement", "heap", "kernels", "runtime", "topology", "watchdog", "world"),
     ("loop", "plan", "resident"),
     ("llm",),
     ("",),
     ("__main__", "cli", "doctor"),
 )
-HARDWARE = {"numba", "llvmlite", "cuda", "nvshmem"}  # Numba's own things and the GPU's stay behind device/backend
+HARDWARE = {"numba", "llvmlite", "cuda", "nvshmem", "pynvml"}  # these and the like stay behind device/backend
 
 
 def modules() -> dict[str, Path]:
