@@ -38,6 +38,10 @@ class Array:
         """Where the first element lies."""
         return self.array.ctypes.data
 
+    @property
+    def __array_interface__(self):
+        return self.array.__array_interface__
+
     def fill(self, values, start=0):
         """Copies `values` to the flat elements from `start` on; their dtype must be the array's."""
         values = np.ascontiguousarray(values)

@@ -7,9 +7,10 @@ import numpy as np
 
 from .buffers import Array, Mapped, aligned, view
 from .heap import Heap
-from .launch import Compiled, Launch, arguments, check_shape, compile_kernel
+from .launch import Compiled, Launch, arguments, check_shape, compile_kernel, wait_all
+from .prepared import Prepared
 
-__all__ = ["Compiled", "Device", "Heap", "Launch", "view"]
+__all__ = ["Compiled", "Device", "Heap", "Launch", "Prepared", "view"]
 
 
 class Device:
@@ -24,7 +25,11 @@ class Device:
         The most shared memory a block may have, in bytes: an H200's.
     warp_size : int
         Lanes of a warp unless a launch says otherwise.
+    ordinal, stream : None
+        A GPU's number and the handle of its own stream, of which there are none here.
     """
+
+    ordinal = stream = None
 
     def __init__(self, local_rank=0):
         self.local_rank = local_rank
@@ -52,10 +57,26 @@ class Device:
         """Compiles for these arguments, or reads the disk cache; returns a `Compiled`."""
         return compile_kernel(kernel, args)
 
-    def launch(self, kernel, grid, block, args, shared_bytes=0, warp=None):
-        """Starts a kernel or a `Compiled` on grid x block threads, all at once; returns a `Launch`."""
+    def prepare(self, kernel, grid, block, args, shared_bytes=0, warp=None, together=True, early=False):
+        """A launch of a kernel or a `Compiled` on grid x block threads, all at once, to be started."""
         warp = self.warp_size if warp is None else warp
         check_shape(grid, block, warp, shared_bytes, self.shared_bytes)
         compiled = kernel if isinstance(kernel, Compiled) else compile_kernel(kernel, args)
         compiled.check(arguments(args))
-        return Launch(compiled, grid, block, arguments(args), shared_bytes, warp, self.distances)
+        return Prepared(compiled, grid, block, args, shared_bytes, warp, self)
+
+    def launch(self, kernel, grid, block, args, shared_bytes=0, warp=None, stream=None, together=True, early=False):
+        """Prepares a launch and starts it once; returns a `Launch`."""
+        return self.prepare(kernel, grid, block, args, shared_bytes, warp, together, early).start(stream)
+
+    def capturing(self, stream=None):
+        """False: the host's threads have no streams to capture."""
+        return False
+
+    def synchronize(self, stream=None):
+        """Returns when every kernel of this process has ended; what one raised, its `Launch` tells."""
+        wait_all()
+
+    def locate(self, address):
+        """None: all memory is the host's."""
+        return None

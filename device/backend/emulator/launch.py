@@ -125,10 +125,14 @@ class Launch:
 
     def wait(self):
         """Waits for every thread; raises what the first thread that failed raised."""
-        for thread in self._threads:
-            thread.join()
+        self.join()
         if self._errors:
             raise min(self._errors, key=lambda error: isinstance(error, context.KernelAborted))
+
+    def join(self):
+        """Waits for every thread, and leaves what they raised to `wait`."""
+        for thread in self._threads:
+            thread.join()
 
     def abort(self, seconds=2.0):
         """Ends the kernel: each thread leaves at its next barrier or pause, for which this waits so long at most."""
@@ -143,6 +147,12 @@ def abort_all():
     """Ends every kernel that still runs, before the memory that it uses goes away."""
     for launch in list(_launches):
         launch.abort()
+
+
+def wait_all():
+    """Returns when every kernel has ended; raises nothing."""
+    for launch in list(_launches):
+        launch.join()
 
 
 class _BlockMemory:

@@ -38,12 +38,14 @@ __all__ = [
     "shared",
     "sin",
     "sqrt",
+    "start_next_kernel",
     "sync_block",
     "sync_warp",
     "thread_index",
     "uint16",
     "uint32",
     "uint64",
+    "wait_for_prior_kernel",
     "warp_index",
     "warp_max",
     "warp_max_key",
@@ -151,6 +153,19 @@ def warp_max_key(key):
         for lane in range(warp_size()):
             largest = max(largest, lanes[row + lane])
     return largest
+
+
+# --- the kernels before and after this one in a stream: there are no streams ---
+
+
+@function
+def wait_for_prior_kernel():
+    pass
+
+
+@function
+def start_next_kernel():
+    pass
 
 
 # --- memory of a block ---

@@ -1,23 +1,24 @@
 """The host's side on GPUs: the device itself, compiling and launching. The contract is in ../README.md."""
 
-import ctypes
 import time
 import weakref
 
 from cuda.bindings import driver
 from cuda.core import Device as CudaDevice
 
-from .arguments import argument_type, pack
+from .arguments import argument_type
 from .arrays import DeviceArray, MappedArray, view
 from .compile import Machine, compile_cubin
 from .errors import check
 from .heap import Heap
 from .launch import Compiled, Launch
+from .prepared import Prepared, configuration
 from .words import WARP_SIZE
 
-__all__ = ["Compiled", "Device", "DeviceArray", "Heap", "Launch", "MappedArray", "view"]
+__all__ = ["Compiled", "Device", "DeviceArray", "Heap", "Launch", "MappedArray", "Prepared", "view"]
 
 MAX_BLOCK = 1024
+ORDINAL = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 
 
 class Device:
@@ -34,8 +35,10 @@ class Device:
         self.multiprocessors = properties.multiprocessor_count
         self.shared_bytes = properties.max_shared_memory_per_block_optin
         capability = self.cuda.compute_capability
+        self.ordinal = self.cuda.device_id
         self.machine = Machine((capability[0], capability[1]), local_rank)
         self._stream = check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        self.stream = int(self._stream)
 
     @staticmethod
     def count():
@@ -62,22 +65,27 @@ class Device:
         cubin = compile_cubin(kernel, tuple(argument_type(value) for value in args), block, self.machine)
         return Compiled(cubin, time.perf_counter() - began)
 
-    def launch(self, compiled, grid, block, args, shared_bytes=0, warp=None, stream=None):
-        """Starts `compiled` on grid x block threads. `warp` is for the emulator; a GPU's is 32."""
-        if shared_bytes > 48 * 1024:
-            limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            check(driver.cuKernelSetAttribute(limit, shared_bytes, compiled.handle, self.cuda.device_id))
-        config = driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = grid, 1, 1
-        config.blockDimX, config.blockDimY, config.blockDimZ = block, 1, 1
-        config.sharedMemBytes = shared_bytes
-        config.hStream = self._stream if stream is None else driver.CUstream(stream)
-        together = driver.CUlaunchAttribute()  # all blocks resident at once, or an error: blocks wait for each other
-        together.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
-        together.value.cooperative = 1
-        config.attrs, config.numAttrs = [together], 1
-        packed = pack(args)
-        pointers = (ctypes.c_void_p * len(packed))(*[ctypes.addressof(value) for value in packed])
-        handle = driver.CUfunction(int(compiled.handle))
-        check(driver.cuLaunchKernelEx(config, handle, ctypes.addressof(pointers), 0))
-        return Launch(config.hStream, args)
+    def prepare(self, compiled, grid, block, args, shared_bytes=0, warp=None, together=True, early=False):
+        """A launch of `compiled` on grid x block threads, to be started; `warp` is for the emulator, a GPU's is 32."""
+        compiled.allow_shared(shared_bytes)
+        return Prepared(compiled, configuration(grid, block, shared_bytes, together, early), args, self._stream)
+
+    def launch(self, compiled, grid, block, args, shared_bytes=0, warp=None, stream=None, together=True, early=False):
+        """Prepares a launch and starts it once."""
+        return self.prepare(compiled, grid, block, args, shared_bytes, warp, together, early).start(stream)
+
+    def capturing(self, stream=None):
+        """Whether a stream, a handle (int; None: the device's own), is being captured into a CUDA graph."""
+        status, state = driver.cuStreamIsCapturing(self._stream if stream is None else driver.CUstream(stream))
+        if status == driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_IMPLICIT:  # the default stream, beside one that is
+            return True
+        return check((status, state)) != driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
+
+    def synchronize(self, stream=None):
+        """Returns when all that was started on a stream has ended; raises if it failed."""
+        check(driver.cuStreamSynchronize(self._stream if stream is None else driver.CUstream(stream)))
+
+    def locate(self, address):
+        """The ordinal of the GPU whose memory this is; None where CUDA knows of none."""
+        status, ordinal = driver.cuPointerGetAttribute(ORDINAL, address)
+        return ordinal if status == driver.CUresult.CUDA_SUCCESS else None

@@ -135,6 +135,13 @@ def warp_max_key(key):
     return _higher_key(_higher_key(_higher_key(_higher_key(_higher_key(key, 16), 8), 4), 2), 1)
 
 
+# --- the kernels before and after this one in a stream (PTX ISA, "griddepcontrol") ---
+
+
+wait_for_prior_kernel = ptx("griddepcontrol.wait;", "~{memory}", types.void)
+start_next_kernel = ptx("griddepcontrol.launch_dependents;", "~{memory}", types.void)
+
+
 # --- memory of a block and of a thread ---
 
 

@@ -1,0 +1,29 @@
+"""A launch put together once and started any number of times."""
+
+from .buffers import Array, view
+from .launch import Launch, arguments
+
+__all__ = ["Prepared"]
+
+
+class Prepared:
+    """A kernel with its launch's shape and arguments. Made by `Device.prepare`; keeps the arguments alive."""
+
+    def __init__(self, compiled, grid, block, args, shared_bytes, warp, device):
+        self._compiled, self._shape, self._args, self._device = compiled, (grid, block), list(args), device
+        self._options = shared_bytes, warp
+
+    def start(self, stream=None, changes=None):
+        """Starts it at once, whatever the stream: nothing orders launches but who waits for them. Returns a `Launch`.
+
+        `changes`: {position in the arguments: a number, or for an array an address}, for this start and later ones.
+        The array there has the same shape, and whoever gives the address keeps its memory.
+        """
+        for position, value in (changes or {}).items():
+            self._args[position] = _changed(self._args[position], value)
+        args = arguments(self._args)
+        return Launch(self._compiled, *self._shape, args, *self._options, self._device.distances)
+
+
+def _changed(argument, value):
+    return view(value, argument.shape, argument.dtype) if isinstance(argument, Array) else type(argument)(value)
