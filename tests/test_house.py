@@ -21,7 +21,7 @@ ROOMS = (
     ("device.decode",),
     ("device",),
     ("built_in", "config", "log", "model", "product", "rope", "shard", "text", "weights"),
-    ("agreement", "heap", "kernels", "runtime", "topology", "watchdog", "world"),
+    ("agreement", "algorithm", "heap", "kernels", "runtime", "table", "topology", "watchdog", "world"),
     ("loop", "plan", "resident"),
     ("llm",),
     ("",),
