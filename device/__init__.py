@@ -1,6 +1,9 @@
 # ruff: noqa: F401 (a public face)
 """What kernels are written with: the device contract's names (backend/README.md), and waits that end (shmem.py)."""
 
+from .all_gather import all_gather_block, all_gather_grid
+from .all_reduce import all_reduce_block, all_reduce_grid
+from .all_to_all import all_to_all_block, all_to_all_grid, all_to_all_v_block, all_to_all_v_grid
 from .backend import (
     NAME,
     Constants,
@@ -19,6 +22,8 @@ from .backend import (
     cos,
     cycles,
     exp,
+    float16_bits,
+    float16_value,
     float32,
     function,
     grid_size,
@@ -27,7 +32,9 @@ from .backend import (
     kernel,
     lane_index,
     load_acquire,
+    load_bits,
     load_packet,
+    load_pair,
     load_relaxed,
     load_vector,
     local,
@@ -41,8 +48,10 @@ from .backend import (
     sin,
     sqrt,
     start_next_kernel,
+    store_bits,
     store_half,
     store_packet,
+    store_pair,
     store_relaxed,
     store_release,
     sync_block,
@@ -59,6 +68,11 @@ from .backend import (
     warp_sum,
     weigh_values,
 )
+from .broadcast import broadcast_block, broadcast_grid
+from .communicator import Communicator
+from .element import BFLOAT16, FLOAT16, FLOAT32, INT32
+from .grid import barrier_all_block, barrier_all_grid, sync_grid
+from .reduce_scatter import reduce_scatter_block, reduce_scatter_grid
 from .shmem import (
     Limits,
     barrier,

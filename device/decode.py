@@ -7,7 +7,6 @@ blocks and PEs as packets. Shapes are this PE's share; `plan` is a record of con
 
 from collections import namedtuple
 
-from .all_reduce import Team, own_pairs, reduce_residual
 from .attention import Cache, Scratch, attend, prefetch_cache
 from .backend import (
     block_index,
@@ -27,15 +26,16 @@ from .backend import (
     uint32,
     uint64,
 )
+from .communicator import limits_of
 from .matvec import Product, column_parallel, multiply, row_parallel
 from .merge import merge_parts
 from .norm import embed, prefetch_norms, receive_hidden, start_residual
 from .projections import keep_logits, publish_activations, publish_heads, receive_between
 from .request import COUNT, REASON, RUNNING, STOP, Request, has_ended
+from .residual import own_pairs, reduce_residual
 from .sample import Ballot, choose
 from .stream import STATE_FIELDS, Stream, close_stream, open_stream
 from .trace import ATTENDED, COLUMN_PARALLEL, HIDDEN, INPUT, PUBLISHED, RECEIVED, REDUCED, ROW_PARALLEL, mark
-from .watch import Limits
 
 Block = namedtuple("Block", "x_words x partial logits scratch residual sums flags trace")
 Block.__doc__ = """A block's shared memory beside the stream's ring.
@@ -51,7 +51,7 @@ STEP_EPOCH, VOTE_EPOCH = 0, 1  # epochs: the next layer's and the next vote's nu
 
 
 @function
-def decode_layer(plan, stream, block, team, weights, cache, channels, layer, position, step, limits):
+def decode_layer(plan, stream, block, comm, weights, cache, channels, layer, position, step, limits):
     """One transformer layer of one token; x and sums hold its normalised input (block).
 
     Attention and MLP have one shape: a column-parallel product, what its rows become, a row-parallel product, and its
@@ -82,7 +82,7 @@ def decode_layer(plan, stream, block, team, weights, cache, channels, layer, pos
         sync_block()
         mark(plan, block.trace, layer, half, ROW_PARALLEL)
         epoch = 2 * step + half
-        reduce_residual(plan, team, channels, block.partial, product.splits, block.residual, epoch, limits)
+        reduce_residual(plan, comm, channels, block.partial, product.splits, block.residual, epoch)
         if attention:
             prefetch_cache(plan, cache, layer + 1 if layer + 1 < plan.layers else 0, position + 1)
         mark(plan, block.trace, layer, half, REDUCED)
@@ -92,22 +92,22 @@ def decode_layer(plan, stream, block, team, weights, cache, channels, layer, pos
 
 
 @function
-def next_token(plan, stream, block, team, ballot, request, record, generated, position, epoch, stop, limits):
+def next_token(plan, stream, block, comm, ballot, request, record, generated, position, epoch, stop, limits):
     """lm_head and the choice of the next token (block); returns it, the wish to stop and the next vote's epoch."""
     sync_block()
     product = Product(plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
     multiply(plan, stream, block.x, block.partial, product)
     sync_block()
-    keep_logits(plan, block.partial, block.sums, team.rank, block.logits, record, generated * plan.vocab)
+    keep_logits(plan, block.partial, block.sums, comm.rank, block.logits, record, generated * plan.vocab)
     sync_block()
-    first_token = team.rank * plan.vocab + block_index() * plan.lm_head_rows
-    return choose(plan, team, ballot, block.logits, first_token, request, position, epoch, stop, limits)
+    first_token = comm.rank * plan.vocab + block_index() * plan.lm_head_rows
+    return choose(plan, comm, ballot, block.logits, first_token, request, position, epoch, stop, limits)
 
 
 @kernel
 def decode(
     plan,
-    rank,
+    comm,
     weights,
     embedding,
     norms,
@@ -117,11 +117,6 @@ def decode(
     keys,
     values,
     channels,
-    distances,
-    pes,
-    slots,
-    outbox,
-    signals,
     votes,
     vote_outbox,
     vote_signals,
@@ -139,13 +134,11 @@ def decode(
     times,
     record,
     epochs,
-    watch,
     trace,
 ):
     """Decodes one request; launched by DecodeLoop (shmemtp/loop.py), which documents the buffers."""
     request = Request(prompt, prompt_count, start, max_new, stops, temperature, top_p, seed)
-    limits = Limits(watch, rank)
-    team = Team(rank, distances, pes, slots, outbox, signals)
+    limits = limits_of(comm)
     cache = Cache(keys, values, rope, head_norms)
     small = Weights(embedding, norms, biases)
     stream = Stream(
@@ -179,7 +172,7 @@ def decode(
         shared(plan.shared_keys, plan.warps, uint64),
         shared(plan.shared_numbers, plan.warps + 4, float32),
     )
-    speaks = rank == 0 and block_index() == 0
+    speaks = comm.rank == 0 and block_index() == 0
     step, epoch = epochs[STEP_EPOCH], epochs[VOTE_EPOCH]
     for word in range(thread_index(), plan.x_elements // 2, plan.block):
         block.x_words[word] = uint32(0)  # what pads a product's input meets weights of 0, and must be a number
@@ -192,12 +185,12 @@ def decode(
         embed(plan, embedding, token, norms, block.x_words, block.sums)
         start_residual(plan, embedding, token, block_index() * plan.hidden_local, own_pairs(plan), block.residual)
         for layer in range(plan.layers):
-            decode_layer(plan, stream, block, team, small, cache, channels, layer, start + fed, step, limits)
+            decode_layer(plan, stream, block, comm, small, cache, channels, layer, start + fed, step, limits)
             step += 1
         wish = stop != 0
         if wanted:
             token, wish, epoch = next_token(
-                plan, stream, block, team, ballot, request, record, generated, start + fed, epoch, stop, limits
+                plan, stream, block, comm, ballot, request, record, generated, start + fed, epoch, stop, limits
             )
             if block_index() == 0 and thread_index() == 0:
                 store_relaxed(tokens, generated, token)

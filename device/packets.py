@@ -9,7 +9,7 @@ k. A packet orders nothing but itself.
 """
 
 from .backend import function, int64, lane_index, load_packet, local, thread_index, uint32
-from .watch import LEAVE, keep_waiting
+from .watch import LEAVE, NAP, keep_waiting
 
 BATCH = 4  # packets of one thread whose loads are in flight together
 
@@ -86,10 +86,10 @@ def receive_batch(words, at, first, stride, count, tag, data, limits, operation,
 
 
 @function
-def receive_from_all(plan, words, at, stride, tag, data, limits, operation):
+def receive_from_all(plan, words, at, stride, tag, data, limits, operation, nap=NAP):
     """Waits for one packet of every PE: PE p's stands at word `at` + p * `stride` (thread).
 
-    Their data words go to `data` (uint32, 2 * plan.pes). All loads are in flight together.
+    Their data words go to `data` (uint32, 2 * plan.pes). All loads are in flight together. nap: see `keep_waiting`.
     """
     polls = began = 0
     while True:
@@ -103,7 +103,7 @@ def receive_from_all(plan, words, at, stride, tag, data, limits, operation):
         if missing < 0:
             return
         polls += 1
-        began = keep_waiting(limits, polls, began, operation, missing, at, tag, seen)
+        began = keep_waiting(limits, polls, began, operation, missing, at, tag, seen, nap)
         if began == LEAVE:
             return
 

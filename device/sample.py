@@ -104,21 +104,21 @@ def block_sum(plan, ballot, value):
 
 
 @function
-def vote(plan, team, ballot, epoch, a, b, c, d):
+def vote(plan, comm, ballot, epoch, a, b, c, d):
     """This block's vote, four words, to every PE (block)."""
     tag = uint32(epoch)
     for p in range(thread_index(), plan.pes, plan.block):
-        at = 8 * (((epoch & 1) * plan.pes + team.rank) * plan.grid + block_index())
+        at = 8 * (((epoch & 1) * plan.pes + comm.rank) * plan.grid + block_index())
         if plan.put:
             start = 8 * ((epoch & 1) * plan.grid + block_index())
             ballot.outbox[start], ballot.outbox[start + 2] = a, b
             ballot.outbox[start + 4], ballot.outbox[start + 6] = c, d
             for half in range(4):
                 ballot.outbox[start + 2 * half + 1] = tag
-            number = team.rank * plan.grid + block_index()
-            put_signal(ballot.votes, at, ballot.outbox, start, 8, ballot.signals, number, epoch, team.pes[p])
+            number = comm.rank * plan.grid + block_index()
+            put_signal(ballot.votes, at, ballot.outbox, start, 8, ballot.signals, number, epoch, comm.pes[p])
         else:
-            there = peer(ballot.votes, team.distances[p])
+            there = peer(ballot.votes, comm.distances[p])
             store_packet(there, at, a, tag, b, tag)
             store_packet(there, at + 4, c, tag, d, tag)
 
@@ -211,7 +211,7 @@ def masses(plan, ballot, logits, temperature, logit, top):
 
 
 @function
-def choose(plan, team, ballot, logits, first_token, request, position, epoch, stop, limits):
+def choose(plan, comm, ballot, logits, first_token, request, position, epoch, stop, limits):
     """The next token, the same on every block of every PE (block); returns it, the stop wish and the next epoch.
 
     logits: float32 [lm_head_rows] in shared memory, LOWEST where there is no token. first_token: id of the first.
@@ -223,13 +223,13 @@ def choose(plan, team, ballot, logits, first_token, request, position, epoch, st
             plan, ballot, logits, first_token, request.temperature, request.seed, position, attempt, floor, stop
         )
         words = uint32(key >> uint64(32)), uint32(key & uint64(0xFFFFFFFF))
-        vote(plan, team, ballot, epoch, words[0], words[1], as_bits(logit), as_bits(top))
+        vote(plan, comm, ballot, epoch, words[0], words[1], as_bits(logit), as_bits(top))
         key, logit, top, wish = count_keys(plan, ballot, epoch, limits)
         epoch += 1
         if request.temperature <= float32(0) or request.top_p >= float32(1):
             break
         above, total = masses(plan, ballot, logits, request.temperature, logit, top)
-        vote(plan, team, ballot, epoch, as_bits(above), as_bits(total), uint32(0), uint32(0))
+        vote(plan, comm, ballot, epoch, as_bits(above), as_bits(total), uint32(0), uint32(0))
         above, total = count_masses(plan, ballot, epoch, limits)
         epoch += 1
         if above < request.top_p * total or attempt == MAX_ATTEMPTS:

@@ -12,7 +12,7 @@ from .backend import atomic_cas, clock, function, int64, load_relaxed, pause, st
 LIMIT, EXPIRED, PE, OPERATION, PEER, SLOT, WANTED, SEEN = range(8)
 WATCH_WORDS = 8
 
-ALL_REDUCE, HIDDEN, QUERY, PARTIAL, ATTENTION, ACTIVATION, VOTE, SIGNAL, BARRIER, GRID, EXCHANGE = range(1, 12)
+ALL_REDUCE, HIDDEN, QUERY, PARTIAL, ATTENTION, ACTIVATION, VOTE, SIGNAL, BARRIER, GRID, COLLECTIVE = range(1, 12)
 OPERATIONS = {
     ALL_REDUCE: "the all-reduce's partial sums",
     HIDDEN: "the hidden state",
@@ -24,23 +24,25 @@ OPERATIONS = {
     SIGNAL: "a signal",
     BARRIER: "a barrier of PEs",
     GRID: "a barrier of blocks",
-    EXCHANGE: "a collective's packets",
+    COLLECTIVE: "a collective's data",
 }
 
 Limits = namedtuple("Limits", "watch pe")
 Limits.__doc__ = """What a wait needs beside its data: the launch's watch and, to report, this PE's rank in its team."""
 
 POLLS_BETWEEN_CHECKS = 256
+NAP = 40
 LEAVE = -1
 
 
 @function
-def keep_waiting(limits, polls, began, operation, peer, slot, wanted, seen):
+def keep_waiting(limits, polls, began, operation, peer, slot, wanted, seen, nap=NAP):
     """Called by a thread after its `polls`-th failed poll; returns what to pass as `began` next time, or LEAVE.
 
-    `began` is 0 at first. Operation, peer, slot, the value wanted and the one seen go into the report.
+    `began` is 0 at first. Operation, peer, slot, the value wanted and the one seen go into the report. nap: nanoseconds
+    until the next poll; 0 where a hop is all that is waited for and few threads wait.
     """
-    pause()
+    pause(nap)
     if polls % POLLS_BETWEEN_CHECKS != 0:
         return began
     if load_relaxed(limits.watch, EXPIRED) != 0:

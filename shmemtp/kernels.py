@@ -66,6 +66,8 @@ def _value(arg):
 
 def _kind(value):
     """Equal for values that one compiled kernel takes."""
+    if isinstance(value, tuple):
+        return (type(value), *map(_kind, value))
     if isinstance(value, (bool, int)):
         return type(value)
     return (str(value.dtype), len(value.shape)) if hasattr(value, "dtype") else value

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from .agreement import agree
+from .algorithm import NEVER
+from .communicator import Channel, Extent
 from .errors import InputError, ShmemtpError
 from .plan import Plan
 from .resident import ResidentModel
-from .watchdog import raise_if_expired
 
 __all__ = ["DecodeLoop"]
 
@@ -33,7 +34,6 @@ class DecodeLoop:
     def __init__(self, pe, team, model: ResidentModel, record_logits: int = 0):
         from .device.backend import Constants
         from .device.trace import MARKS
-        from .device.watch import LIMIT, WATCH_WORDS
 
         self.pe, self.team, self.plan, self.launches = pe, team, model.plan, 0
         plan, device = model.plan, pe.device
@@ -41,20 +41,15 @@ class DecodeLoop:
         self._failed: BaseException | None = None
         self._constants = Constants(**plan.constants)
         self._channels = device.array(plan.channels["words"], np.uint32)
-        self._symmetric = _symmetric_memory(pe, plan)
-        self._distances, self._pes = device.array(team.size, np.int64), device.array(team.size, np.int64)
-        self._distances.fill(np.zeros(team.size, np.int64) if team.distances is None else team.distances)
-        self._pes.fill(np.array(team.pes, np.int64))
+        self._channel = Channel(pe, team, Extent(plan.grid, plan.constants["hidden_local"], plan.put), NEVER)
+        self._votes = _vote_memory(pe, plan)
         self._prompt, self._stops = device.array(plan.max_context, np.int64), device.array(MOST_STOPS, np.int64)
         self._control, self._progress = device.mapped(1, np.int64), device.mapped(2, np.int64)
         self._tokens = device.mapped(plan.max_context, np.int64)
         self._times = device.mapped(plan.max_context, np.int64)
         self._record = device.array(record_logits * plan.shape.vocab, np.float32)
-        self._epochs, self._watch = device.array(2, np.int64), device.array(WATCH_WORDS, np.int64)
+        self._epochs = device.array(2, np.int64)
         self._epochs.fill(np.ones(2, np.int64))  # cleared slots hold epoch 0
-        watch = np.zeros(WATCH_WORDS, np.int64)
-        watch[LIMIT] = int(pe.timeout_s * 1e9)
-        self._watch.fill(watch)
         self._trace = device.array((plan.shape.layers * MARKS if plan.trace else 0) * plan.grid, np.int64)
         self._compiled = None
         self.compile()
@@ -134,7 +129,7 @@ class DecodeLoop:
                     time.sleep(PATIENCE_S)
                 launch.wait()
                 self._running = None
-                raise_if_expired(self._watch, self.team)
+                self._channel.check("decode")
             except BaseException as error:
                 self._failed, self._running = error, None
         if self._failed:
@@ -180,27 +175,24 @@ class DecodeLoop:
         """In the order of device/decode.py's kernel."""
         model = self._model
         return (
-            *(self._constants, self.team.rank, model.weights, model.embedding, model.norms, model.biases),
-            *(model.head_norms, model.rope, model.keys, model.values, self._channels, self._distances, self._pes),
-            *(array.argument for array in self._symmetric),
+            *(self._constants, self._channel.argument, model.weights, model.embedding, model.norms, model.biases),
+            *(model.head_norms, model.rope, model.keys, model.values, self._channels),
+            *(array.argument for array in self._votes),
             *(self._prompt, prompt_count, position, max_new_tokens, self._stops),
             *(np.float32(temperature), np.float32(top_p), seed, self._control, self._progress),
-            *(self._tokens, self._times, self._record, self._epochs, self._watch, self._trace),
+            *(self._tokens, self._times, self._record, self._epochs, self._trace),
         )
 
 
 REASONS = {1: "length", 2: "stop_token", 3: "stopped"}
 
 
-def _symmetric_memory(pe, plan: Plan):
-    """slots, outbox, signals, votes, the votes' outbox and signals (see device/all_reduce.py and device/sample.py).
+def _vote_memory(pe, plan: Plan):
+    """The votes, their outbox and signals (see device/sample.py).
 
     As large as the largest of the teams needs that decode side by side: the symmetric heap is one of all PEs.
     """
-    pairs, tp = plan.shape.hidden // 2, plan.shape.tp
-    signals = tp * plan.grid if plan.put else 1
-    outboxes = (2 * pairs * 4, 2 * plan.grid * 8) if plan.put else (1, 1)
-    counts = (plan.slot_words, outboxes[0], signals, plan.vote_words, outboxes[1], signals)
-    largest = np.max(pe.comm.allgather(counts), axis=0)
-    kinds = (np.uint32, np.uint32, np.uint64) * 2
+    signals, outbox = (plan.shape.tp * plan.grid, 2 * plan.grid * 8) if plan.put else (1, 1)
+    largest = np.max(pe.comm.allgather((plan.vote_words, outbox, signals)), axis=0)
+    kinds = (np.uint32, np.uint32, np.uint64)
     return tuple(pe.array(int(count), kind) for count, kind in zip(largest, kinds, strict=True))

@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def algorithm(self) -> str:
-        return "put" if self.put else "packets"
+        return "one-shot-put" if self.put else "one-shot"
 
     @property
     def cache_positions(self) -> int:
@@ -152,11 +152,6 @@ class Plan:
         return {**offsets, "words": at}
 
     @property
-    def slot_words(self) -> int:
-        """Symmetric words for the all-reduce: two parities, a packet for each PE and pair of the hidden state."""
-        return 2 * self.shape.tp * 4 * (self.shape.hidden // 2)
-
-    @property
     def vote_words(self) -> int:
         """Symmetric words for the votes: two parities, two packets for each PE and block."""
         return 2 * self.shape.tp * self.grid * 8
@@ -173,7 +168,6 @@ class Plan:
             cache_positions=self.cache_positions,
             part_positions=self.part_positions,
             pes=shape.tp,
-            pes_twice=2 * shape.tp,
             put=self.put,
             trace=self.trace,
             grid=self.grid,

@@ -21,6 +21,7 @@ from shmemtp.device.backend.gpu.arrays import DeviceArray
 from shmemtp.device.backend.gpu.compile import Machine, compile_cubin
 from shmemtp.device.backend.gpu.host import MAX_BLOCK
 from shmemtp.llm import LLM
+from shmemtp.topology import Topology
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_BYTES = 227 * 1024  # a block's most, on Hopper
@@ -60,18 +61,22 @@ class PaperDevice:
 
 def paper_pe(tp):
     """PE 0 of `tp`, on paper."""
+    comm = SimpleNamespace(allgather=lambda value: [value], bcast=lambda value: value)
+    everywhere = ((True,) * tp,) * tp
     return SimpleNamespace(
         device=PaperDevice(),
-        team=SimpleNamespace(rank=0, size=tp, pes=list(range(tp)), distances=np.zeros(tp, np.int64), comm=None),
-        comm=SimpleNamespace(allgather=lambda value: [value]),
+        team=SimpleNamespace(rank=0, size=tp, pes=list(range(tp)), distances=np.zeros(tp, np.int64), comm=comm),
+        topology=Topology((0,) * tp, (("NVLink",) * tp,) * tp, everywhere, "an H200 on paper"),
+        comm=comm,
         together=contextlib.nullcontext(),
         timeout_s=10.0,
         backend="gpu",
         array=lambda shape, dtype: SimpleNamespace(argument=Unbacked(shape, dtype)),
+        watch=lambda team: SimpleNamespace(argument=Unbacked(8, np.int64)),
     )
 
 
-def decode(model, tp, algorithm="packets"):
+def decode(model, tp, algorithm="one-shot"):
     """(the cubin, threads of a block, bytes of shared memory) of the decode kernel."""
     pe = paper_pe(tp)
     llm = LLM(model, pe, load_format="dummy", algorithm=algorithm)
@@ -98,7 +103,7 @@ def read_all():
 CASES = {
     **{f"decode llama-3.1-8b TP {tp}": partial(decode, "llama-3.1-8b", tp) for tp in (1, 2, 4, 8)},
     "decode llama-3.1-70b TP 8": partial(decode, "llama-3.1-70b", 8),
-    "decode tiny TP 2, put": partial(decode, "tiny", 2, "put"),
+    "decode tiny TP 2, put": partial(decode, "tiny", 2, "one-shot-put"),
     "fill_random": fill_random,
     "read_all": read_all,
 }

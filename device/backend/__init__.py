@@ -31,14 +31,18 @@ def _visible_gpus():
 NAME = _choice()
 
 if NAME == "gpu":
+    from .gpu.bits import *
     from .gpu.host import *
     from .gpu.matrix import *
     from .gpu.memory import *
     from .gpu.symmetric import *
+    from .gpu.vectors import *
     from .gpu.words import *
 else:
+    from .emulator.bits import *
     from .emulator.host import *
     from .emulator.matrix import *
     from .emulator.memory import *
     from .emulator.symmetric import *
+    from .emulator.vectors import *
     from .emulator.words import *

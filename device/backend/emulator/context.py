@@ -88,7 +88,7 @@ def _failed(typingctx):
 
 
 @function
-def pause():
+def pause(nanoseconds=40):
     """Lets another thread run; every spin calls it. Leaves the kernel when another thread of the launch raised."""
     _yield()
     if _failed():

@@ -50,7 +50,13 @@ class Compiled:
 
 def arguments(args):
     """What Numba takes for what the contract's callers pass."""
-    return tuple(value.array if isinstance(value, Array) else value for value in args)
+    return tuple(_argument(value) for value in args)
+
+
+def _argument(value):
+    if isinstance(value, tuple):
+        return type(value)(*map(_argument, value))
+    return value.array if isinstance(value, Array) else value
 
 
 def _disk_cache(kernel):

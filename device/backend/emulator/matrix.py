@@ -1,7 +1,8 @@
 """Products of bf16 rows. The contract is in ../README.md."""
 
-from .memory import load_vector
-from .words import as_float32, float32, function, lane_index, uint32, warp_size, warp_sum
+from .bits import as_float32
+from .vectors import load_vector
+from .words import float32, function, lane_index, uint32, warp_size, warp_sum
 
 __all__ = ["multiply_rows", "score_keys", "weigh_values"]
 

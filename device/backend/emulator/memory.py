@@ -3,13 +3,12 @@
 Every ordered access is the LLVM atomic of that order; x86 and Arm hosts keep what they promise between processes too.
 """
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .arrays import element
-from .context import I32, I64, function
+from .context import I64, function
 
 __all__ = [
     "atomic_add",
@@ -20,18 +19,12 @@ __all__ = [
     "barrier_test",
     "bulk_load",
     "load_acquire",
-    "load_packet",
     "load_relaxed",
-    "load_vector",
     "peer",
     "prefetch",
-    "store_half",
-    "store_packet",
     "store_relaxed",
     "store_release",
 ]
-
-WORDS = types.UniTuple(types.uint32, 4)
 
 
 def _bytes(kind):
@@ -86,59 +79,6 @@ def atomic_cas(typingctx, array, i, expected, desired):
         return builder.extract_value(builder.cmpxchg(place, args[2], args[3], "acq_rel", "acquire"), 0)
 
     return array.dtype(array, types.int64, array.dtype, array.dtype), codegen
-
-
-# --- 16 bytes at a time ---
-
-
-@intrinsic
-def load_vector(typingctx, array, i):
-    """Four uint32: the 16 bytes at element `i`, one ordinary load."""
-
-    def codegen(context, builder, sig, args):
-        vector = builder.load(element(context, builder, sig.args[0], *args, as_type=ir.VectorType(I32, 4)), align=16)
-        words = [builder.extract_element(vector, ir.Constant(I32, n)) for n in range(4)]
-        return context.make_tuple(builder, sig.return_type, words)
-
-    return WORDS(array, types.int64), codegen
-
-
-@intrinsic
-def store_half(typingctx, array, i, a, b):
-    """8 bytes that arrive whole, relaxed."""
-
-    def codegen(context, builder, sig, args):
-        low, high = (builder.zext(word, I64) for word in args[2:])
-        both = builder.or_(low, builder.shl(high, ir.Constant(I64, 32)))
-        builder.store_atomic(both, element(context, builder, sig.args[0], *args[:2], as_type=I64), "monotonic", 8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, types.uint32, types.uint32), codegen
-
-
-@intrinsic
-def _load_half(typingctx, array, i):
-    def codegen(context, builder, sig, args):
-        both = builder.load_atomic(element(context, builder, sig.args[0], *args, as_type=I64), "monotonic", 8)
-        words = [builder.trunc(both, I32), builder.trunc(builder.lshr(both, ir.Constant(I64, 32)), I32)]
-        return context.make_tuple(builder, sig.return_type, words)
-
-    return types.UniTuple(types.uint32, 2)(array, types.int64), codegen
-
-
-@function
-def store_packet(array, i, a, b, c, d):
-    """16 bytes, each 8-byte half whole, relaxed."""
-    store_half(array, i, a, b)
-    store_half(array, i + 2, c, d)
-
-
-@function
-def load_packet(array, i):
-    """Four uint32 by 16 bytes, each 8-byte half whole, relaxed."""
-    a, b = _load_half(array, i)
-    c, d = _load_half(array, i + 2)
-    return a, b, c, d
 
 
 @intrinsic

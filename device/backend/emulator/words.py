@@ -17,8 +17,6 @@ from .stack import local
 
 __all__ = [
     "Constants",
-    "as_bits",
-    "as_float32",
     "block_index",
     "block_size",
     "clock",
@@ -203,16 +201,6 @@ def clock(typingctx):
 def cycles():
     """The clock: the host's threads have no counter of their own."""
     return clock()
-
-
-@intrinsic
-def as_float32(typingctx, bits):
-    return float32(uint32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.FloatType())
-
-
-@intrinsic
-def as_bits(typingctx, value):
-    return uint32(float32), lambda context, builder, sig, args: builder.bitcast(args[0], I32)
 
 
 @function

@@ -18,11 +18,13 @@ def argument_type(value):
         return ConstantsType(tuple(sorted(value.fields.items())))
     if isinstance(value, DeviceArray):
         return types.Array(from_dtype(value.dtype), len(value.shape), "C")
+    if isinstance(value, tuple):
+        return types.NamedTuple([argument_type(field) for field in value], type(value))
     return types.float32 if isinstance(value, (float, np.floating)) else types.int64
 
 
 def pack(args):
-    """The arguments as Numba's kernels take them: an array is its fields, one parameter each."""
+    """The arguments as Numba's kernels take them: an array or a tuple is its fields, one parameter each."""
     packed = []
     for value in args:
         if isinstance(value, Constants):
@@ -31,6 +33,8 @@ def pack(args):
             strides = value.dtype.itemsize * np.cumprod((1, *value.shape[:0:-1]), dtype=np.int64)[::-1]
             fields = (0, 0, value.size, value.dtype.itemsize, value.address, *value.shape, *strides)
             packed.extend(ctypes.c_int64(int(field)) for field in fields)
+        elif isinstance(value, tuple):
+            packed.extend(pack(value))
         elif isinstance(value, (float, np.floating)):
             packed.append(ctypes.c_float(value))
         else:

@@ -14,6 +14,15 @@ class Constants:
         self.fields = fields
         self.__dict__.update(fields)
 
+    def __eq__(self, other):
+        return isinstance(other, Constants) and repr(self) == repr(other)
+
+    def __hash__(self):
+        return hash(repr(self))
+
+    def __repr__(self):
+        return f"Constants({', '.join(f'{k}={v!r}' for k, v in sorted(self.fields.items()))})"
+
 
 class ConstantsType(types.Type):
     def __init__(self, fields):

@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from .memory import load_pair, load_vector
+from .vectors import load_pair, load_vector
 from .words import cuda, float32, function, lane_index, local, uint32
 
 __all__ = ["multiply_rows", "score_keys", "weigh_values"]

@@ -11,7 +11,6 @@ from numba.cuda.np import arrayobj
 from .words import function, int64, ptx, uint32, uint64
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
-VECTOR = types.UniTuple(types.uint32, 4)
 
 
 def element(context, builder, array_type, array, index):
@@ -27,57 +26,6 @@ def address(typingctx, array, i):
         return builder.ptrtoint(element(context, builder, sig.args[0], *args), I64)
 
     return types.uint64(array, types.int64), codegen
-
-
-def _vector_load(words):
-    """An ordinary load of `words` uint32 at once."""
-
-    @intrinsic
-    def load(typingctx, array, i):
-        def codegen(context, builder, sig, args):
-            pointer = element(context, builder, sig.args[0], *args)
-            vector = builder.load(builder.bitcast(pointer, ir.VectorType(I32, words).as_pointer()), align=4 * words)
-            lanes = [builder.extract_element(vector, I32(lane)) for lane in range(words)]
-            return context.make_tuple(builder, sig.return_type, lanes)
-
-        return types.UniTuple(types.uint32, words)(array, types.int64), codegen
-
-    return load
-
-
-load_vector, load_pair = _vector_load(4), _vector_load(2)
-
-
-@intrinsic
-def _load_packet(typingctx, at):
-    def codegen(context, builder, sig, args):
-        text = "ld.relaxed.sys.global.v4.u32 {$0,$1,$2,$3}, [$4];"
-        kind = ir.FunctionType(ir.LiteralStructType([I32] * 4), [I64])
-        value = builder.call(ir.InlineAsm(kind, text, "=r,=r,=r,=r,l,~{memory}", side_effect=True), args)
-        return context.make_tuple(builder, sig.return_type, [builder.extract_value(value, i) for i in range(4)])
-
-    return VECTOR(types.uint64), codegen
-
-
-_store_packet = ptx(
-    "st.relaxed.sys.global.v4.u32 [$0], {$1,$2,$3,$4};", "l,r,r,r,r,~{memory}", types.void, uint64, *[uint32] * 4
-)
-_store_half = ptx("st.relaxed.sys.global.v2.u32 [$0], {$1,$2};", "l,r,r,~{memory}", types.void, uint64, uint32, uint32)
-
-
-@function
-def load_packet(array, i):
-    return _load_packet(address(array, int64(i)))
-
-
-@function
-def store_packet(array, i, a, b, c, d):
-    _store_packet(address(array, int64(i)), uint32(a), uint32(b), uint32(c), uint32(d))
-
-
-@function
-def store_half(array, i, a, b):
-    _store_half(address(array, int64(i)), uint32(a), uint32(b))
 
 
 def _ordered_load(order):

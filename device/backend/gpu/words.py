@@ -189,15 +189,16 @@ def local(typingctx, count, dtype):
 # --- time, bits, functions ---
 
 
-_nanosleep = ptx("nanosleep.u32 40;", "", types.void)
+_nanosleep = ptx("nanosleep.u32 $0;", "r", types.void, uint32)
 _globaltimer = ptx("mov.u64 $0, %globaltimer;", "=l", types.int64)
 _clock64 = ptx("mov.u64 $0, %clock64;", "=l", types.int64)
 
 
 @function
-def pause():
+def pause(nanoseconds=40):
     """A short nap: a poll less, and its bandwidth for the data that it waits for."""
-    _nanosleep()
+    if nanoseconds > 0:
+        _nanosleep(uint32(nanoseconds))
 
 
 @function
@@ -208,16 +209,6 @@ def clock():
 @function
 def cycles():
     return _clock64()
-
-
-@intrinsic
-def as_float32(typingctx, bits):
-    return float32(uint32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.FloatType())
-
-
-@intrinsic
-def as_bits(typingctx, value):
-    return uint32(float32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.IntType(32))
 
 
 @function

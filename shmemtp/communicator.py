@@ -1,0 +1,96 @@
+"""The symmetric memory that carries a team's collectives, and the record by which kernels use it."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from .errors import ShmemtpError
+
+if TYPE_CHECKING:
+    from .runtime import PE, Team
+
+__all__ = ["Channel", "Extent"]
+
+
+class Extent(NamedTuple):
+    """How much a channel carries at once: `lanes`, one for each block of a kernel, and `packets` of 8 bytes of data
+    from each PE in one exchange of a lane. `put`: by NVSHMEM's put_signal instead of packets."""
+
+    lanes: int
+    packets: int
+    put: bool
+
+    def sizes(self, pes: int) -> dict[str, int]:
+        """Elements of the symmetric arrays of `device.communicator.Communicator`; one that is not used has one."""
+        from .device.communicator import PHASES
+
+        packets = 4 * pes * self.lanes * self.packets  # two parities, two phases
+        return {
+            "slots": 1 if self.put else 4 * packets,
+            "inbox": 2 * packets if self.put else 1,
+            "outbox": 2 * pes * self.lanes * self.packets if self.put else 1,
+            "signals": PHASES * pes * self.lanes,
+        }
+
+
+class Channel:
+    """What one kernel at a time communicates through. Collective over all PEs, though a team may use it.
+
+    `argument` is the device's record (device/communicator.py), a kernel's argument. Two channels are independent: two
+    kernels may run at the same time, each with its own. `check(kernel)` raises what a wait of a kernel ran out on.
+    """
+
+    def __init__(self, pe: "PE", team: "Team", extent: Extent, two_shot_bytes: int):
+        from .device.backend import Constants
+        from .device.communicator import Communicator
+
+        self.extent, self.team, self._freed = extent, team, False
+        self.watch = pe.watch(team)
+        own = extent.sizes(team.size)
+        largest = np.max(pe.comm.allgather(tuple(own.values())), axis=0)  # the heap is one of all PEs: teams may differ
+        kinds = {"signals": np.uint64}
+        self._arrays = {
+            name: pe.array(int(count), kinds.get(name, np.uint32)) for name, count in zip(own, largest, strict=True)
+        }
+        self._pes, self._distances = (pe.device.array(team.size, np.int64) for _ in range(2))
+        self._pes.fill(np.array(team.pes, np.int64))
+        self._distances.fill(np.zeros(team.size, np.int64) if team.distances is None else team.distances)
+        self._epochs = pe.device.array(extent.lanes + 2, np.int64)
+        self.set_epochs(1)  # cleared slots hold epoch 0
+        self._record = Communicator(
+            Constants(
+                pes=team.size,
+                pes_twice=2 * team.size,
+                lanes=extent.lanes,
+                packets=extent.packets,
+                put=extent.put,
+                two_shot_bytes=two_shot_bytes,
+            ),
+            team.rank,
+            self._distances,
+            self._pes,
+            *(self._arrays[name].argument for name in ("slots", "inbox", "outbox", "signals")),
+            self._epochs,
+            self.watch.argument,
+        )
+
+    @property
+    def argument(self):
+        if self._freed:
+            raise ShmemtpError("this communicator was freed")
+        return self._record
+
+    def set_epochs(self, epoch: int):
+        """Every lane's next exchange is number `epoch`. On all PEs, while no kernel uses it."""
+        lanes = self.extent.lanes
+        self._epochs.fill(np.array([epoch] * lanes + [0, 0], np.int64))
+
+    def check(self, kernel: str):
+        self.watch.check(kernel)
+
+    def free(self):
+        """Collective. Gives the memory back; doing it twice does nothing."""
+        if not self._freed:
+            self._freed = True
+            for array in self._arrays.values():
+                array.free()
