@@ -142,11 +142,9 @@ def _cut(pes, one, two) -> tuple[int, str]:
         return cut, f"{_spell(cut)}, by the built-in table (`shmemtp tune` measures this machine)"
     lost = [math.log(one[size].us / two[size].us) for size in sizes]  # where one-shot is taken
     below = min(range(len(sizes) + 1), key=lambda n: sum(lost[:n]))
-    cut = NEVER if below == len(sizes) else sizes[below - 1] + 1 if below else 0
+    cut = NEVER if below == len(sizes) else sizes[below] // 2 + 1  # a size speaks for the messages down to its half
     return cut, f"{_spell(cut)}, as `shmemtp tune` measured"
 
 
 def _spell(cut):
-    if cut in (0, NEVER):
-        return "always one-shot" if cut else "always two-shot"
-    return f"two-shot from {cut / 1024:.4g} KiB on"
+    return "always one-shot" if cut == NEVER else f"two-shot from {cut / 1024:.4g} KiB on"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from .algorithm import choose
 from .config import load_config
 from .errors import InputError
 from .log import LOG
@@ -18,7 +19,6 @@ from .text import TextStream
 __all__ = ["LLM", "Generation", "Token"]
 
 USUAL_CONTEXT = 4096  # positions of the KV cache unless asked for others
-ALGORITHMS = ("auto", "packets", "put")
 LOAD_FORMATS = ("auto", "dummy")
 
 
@@ -49,7 +49,8 @@ class LLM:
     model : a checkpoint folder, or a built-in name ("tiny" has weights, the others need load_format "dummy").
     load_format : "auto" reads safetensors, "dummy" fills the weights with random numbers.
     max_context : positions of the KV cache; the model's most, up to 4096, by default.
-    algorithm : how PEs add partial sums: "packets" (needs P2P reach), "put" (NVSHMEM's put_signal) or "auto".
+    algorithm : how PEs add partial sums: "one-shot" (packets, which need P2P reach), "one-shot-put" (NVSHMEM's
+        put_signal) or "auto"; see `shmemtp.algorithm.choose`.
     plan_options : of `make_plan`, for tests and tuning: block, warp, multiprocessors (the most blocks),
         max_tile_columns.
     """
@@ -77,7 +78,7 @@ class LLM:
             context = self.config.context(max_context)
             if max_context is None:
                 context = min(context, USUAL_CONTEXT)
-            put = _choose_algorithm(algorithm, self.team)
+            put = _choose_put(pe, algorithm, self.team)
             self.plan = _make_plan(model_shape(self.config, self.tp_size), context, pe, put, plan_options)
             self._tokenizer = _load_tokenizer(self.config.folder)
             began = time.perf_counter()
@@ -166,16 +167,12 @@ def _load_tokenizer(folder):
     return Tokenizer.from_file(str(path)) if path and path.exists() else None
 
 
-def _choose_algorithm(name, team) -> bool:
-    """Whether to send by put_signal: asked for, or because packets cannot reach every PE."""
-    if name not in ALGORITHMS:
-        raise InputError(f"there is no algorithm {name!r}: choose one of {', '.join(ALGORITHMS)}")
-    if team.distances is None:
-        if name == "packets":
-            raise InputError("packets need P2P reach between all PEs, which this machine lacks: use put")
-        LOG.info("no P2P reach between all PEs: partial sums go by put_signal")
-        return True
-    return name == "put"
+def _choose_put(pe, name, team) -> bool:
+    """Whether partial sums go by put_signal: asked for, or because packets cannot reach every PE."""
+    choice = choose(pe, name, team)
+    if choice.two_shot_bytes == 0:
+        raise InputError(f"decoding adds partial sums in one shot: {choice.algorithm(0)} is not for it")
+    return choice.put
 
 
 def _make_plan(shape, context, pe, put, options) -> Plan:

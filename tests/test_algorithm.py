@@ -91,7 +91,7 @@ def test_the_emulator_launches_one_thread():
     [
         ((1, 2, 4, 8), (3, 3, 3, 3), 2 * KIB + 1),
         ((1, 1, 1, 1), (2, 2, 2, 2), NEVER),
-        ((2, 2, 2, 2), (1, 1, 1, 1), 0),
+        ((2, 2, 2, 2), (1, 1, 1, 1), KIB // 2 + 1),  # below the smallest size nothing was measured
         ((1, 2.1, 4, 8), (2, 2, 4.1, 4), KIB + 1),  # noise at 4 KiB moves nothing
     ],
 )

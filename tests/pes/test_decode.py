@@ -102,7 +102,7 @@ def test_the_files_format_does_not_matter(pe):
 
 def test_put_is_bitwise_what_packets_are(pe):
     logits = []
-    for algorithm in ("packets", "put"):
+    for algorithm in ("one-shot", "one-shot-put"):
         llm = model(pe, checkpoint(pe, "llama"), record_logits=COUNT, algorithm=algorithm)
         assert llm.algorithm == llm.plan.algorithm == algorithm
         decode(llm, PROMPT, COUNT)
