@@ -30,7 +30,7 @@ ROOMS = (
     ("device.decode",),
     ("device",),
     ("built_in", "config", "log", "model", "product", "rope", "shard", "text", "weights"),
-    ("agreement", "algorithm", "heap", "kernels", "runtime", "table", "topology", "watchdog", "world"),
+    ("agreement", "algorithm", "dlpack", "foreign", "heap", "kernels", "runtime", "table", "topology", "watchdog", "world"),
     ("loop", "plan", "resident"),
     ("llm",),
     ("",),
