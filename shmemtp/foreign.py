@@ -26,7 +26,7 @@ class Borrowed(NamedTuple):
     """
 
     address: int
-    count: int
+    count: int  # type: ignore[assignment] # a tuple's own count is not missed
     kind: int
     shape: tuple[int, ...]
     owner: Any
