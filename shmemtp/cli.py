@@ -7,7 +7,7 @@ exit code 2 for bad input, else 1. SHMEMTP_DEBUG=1 adds tracebacks.
 import argparse
 import ast
 import contextlib
-import json
+import importlib
 import os
 import runpy
 import sys
@@ -16,11 +16,12 @@ from pathlib import Path
 
 from .agreement import Agreement, agree, exit_code, report
 from .errors import InputError
-from .log import LOG, configure
+from .log import configure
 from .world import join, launcher
 
 __all__ = ["main"]
 
+ONE_SHOT = ("auto", "one-shot", "one-shot-put", "packets", "put")  # the last two are other names of the two before
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 
@@ -100,12 +101,18 @@ def _add_generate(commands):
     add("--top-p", metavar="P", type=_number(float, 0.0, 1.0), default=1.0)
     add("--seed", metavar="N", type=_number(int, 0, 2**63 - 1), default=0)
     add("--ignore-eos", action="store_true", help="go on after a stop token, to --max-new-tokens")
-    add("--algorithm", choices=("auto", "packets", "put"), default="auto", help="how PEs add their partial sums")
+    add("--algorithm", choices=ONE_SHOT, default="auto", help="how PEs add partial sums; put needs no P2P reach")
+    add("--format", choices=("text", "json"), default="text")
+    _add_job(parser)
+    parser.set_defaults(run=_collective("generate"))
+
+
+def _add_job(parser):
+    """The options of every command that starts PEs."""
+    add = parser.add_argument
     add("--backend", choices=("auto", "gpu", "emulator"), default="auto")
     add("--bootstrap", choices=("unique-id", "mpi"), default="unique-id", help="how NVSHMEM starts")
-    add("--format", choices=("text", "json"), default="text")
     add("--verbose", action="store_true")
-    parser.set_defaults(run=_generate)
 
 
 def _number(kind, low, high=None):
@@ -132,72 +139,17 @@ def _token_ids(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of token ids such as 1,2,3") from None
 
 
-def _generate(options) -> int:
-    from .llm import LLM
-    from .runtime import init
+def _collective(name):
+    """What runs a command of all PEs: `run(options, answer)` of the module of that name."""
 
-    configure(launcher().rank, options.verbose)
-    with _answer_stream() as answer:
-        _agree_on_options(options)
-        with init(options.backend, options.bootstrap) as pe:
-            llm = LLM(
-                options.model,
-                pe,
-                load_format=options.load_format,
-                max_context=options.max_context,
-                algorithm=options.algorithm,
-            )
-            prompt = options.prompt_ids if options.prompt is None else options.prompt
-            streams = pe.rank == 0 and options.format == "text"
-            unsaid = [prompt]
+    def run(options) -> int:
+        configure(launcher().rank, options.verbose)
+        with _answer_stream() as answer:
+            _agree_on_options(options)
+            importlib.import_module(f".{name}", __package__).run(options, answer)
+        return 0
 
-            def say(token):
-                """Prints the prompt before the first token: a request that fails answers nothing."""
-                said = [text if isinstance(text, str) else llm.decode(text) for text in unsaid]
-                print(*said, token.text, sep="", end="", file=answer, flush=True)
-                unsaid.clear()
-
-            generation = llm.generate(
-                prompt,
-                max_new_tokens=options.max_new_tokens,
-                temperature=options.temperature,
-                top_p=options.top_p,
-                seed=options.seed,
-                on_token=say if streams else None,
-                **({"stop_tokens": ()} if options.ignore_eos else {}),
-            )
-            if streams:
-                print(file=answer, flush=True)
-            elif pe.rank == 0:
-                print(json.dumps(_summary(generation, llm, pe)), file=answer, flush=True)
-            _log_times(generation, llm)
-    return 0
-
-
-def _log_times(generation, llm):
-    each = generation.ms_per_token
-    LOG.info(
-        "%d tokens (%s): loaded in %.1f s, kernel ready in %.1f s, first token after %.2f s%s",
-        *(len(generation.token_ids), generation.stop_reason, llm.load_s, llm.compile_s, generation.prefill_s),
-        "" if each is None else f", then {each:.2f} ms per token",
-    )
-
-
-def _summary(generation, llm, pe):
-    """The JSON answer; times in seconds and milliseconds."""
-    return {
-        "prompt_ids": [int(token) for token in generation.prompt_ids],
-        "token_ids": [int(token) for token in generation.token_ids],
-        "text": generation.text,
-        "stop_reason": generation.stop_reason,
-        "tp_size": llm.tp_size,
-        "backend": pe.backend,
-        "algorithm": llm.algorithm,
-        "load_s": llm.load_s,
-        "compile_s": llm.compile_s,
-        "prefill_s": generation.prefill_s,
-        "ms_per_token": generation.ms_per_token,
-    }
+    return run
 
 
 @contextlib.contextmanager

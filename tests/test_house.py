@@ -34,7 +34,7 @@ ROOMS = (
     ("loop", "plan", "resident"),
     ("llm",),
     ("",),
-    ("__main__", "cli", "doctor"),
+    ("__main__", "cli", "doctor", "generate"),
 )
 HARDWARE = {"numba", "llvmlite", "cuda", "nvshmem", "pynvml"}  # these and the like stay behind device/backend
 
