@@ -7,7 +7,7 @@ import numpy as np
 
 from .agreement import agree
 from .algorithm import NEVER
-from .communicator import Channel, Extent
+from .channel import Channel, Extent
 from .errors import InputError, ShmemtpError
 from .plan import Plan
 from .resident import ResidentModel
