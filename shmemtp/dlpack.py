@@ -8,7 +8,7 @@ import ctypes
 
 from .errors import InputError
 
-__all__ = ["is_contiguous", "tensor_of"]
+__all__ = ["is_contiguous", "place_of", "tensor_of"]
 
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13  # DLDeviceType
 CODES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}  # DLDataTypeCode
@@ -36,18 +36,24 @@ _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
 
 
-def tensor_of(array, stream: int | None):
-    """(address, shape, contiguous, dtype's name, ordinal of its GPU or None) of an object with `__dlpack__`.
-
-    stream : the handle of the stream that will use a GPU's memory; its library has it wait for the data.
-    """
+def place_of(array) -> int | None:
+    """The ordinal of the GPU whose memory an object with `__dlpack__` lies in; None for the host's."""
     device_type, ordinal = array.__dlpack_device__()
-    on_host = device_type in (CPU, CUDA_HOST)
-    if not on_host and device_type not in (CUDA, CUDA_MANAGED):
+    if device_type in (CUDA, CUDA_MANAGED):
+        return int(ordinal)
+    if device_type not in (CPU, CUDA_HOST):
         raise InputError(f"this array is on a device of DLPack's type {int(device_type)}: neither a GPU nor the host")
+    return None
+
+
+def tensor_of(array, stream: int | None):
+    """(address, shape, contiguous, dtype's name) of an object with `__dlpack__`.
+
+    stream : the handle of the stream that will use a GPU's memory, which its library has wait for the data; None for
+        memory of the host.
+    """
     try:
-        # The emulator's streams are None: a GPU's array is refused later, and need not be waited for.
-        capsule = array.__dlpack__(stream=None if on_host or stream is None else stream or DEFAULT_STREAM)
+        capsule = array.__dlpack__(stream=None if stream is None else stream or DEFAULT_STREAM)
     except (BufferError, RuntimeError) as error:
         raise InputError(f"{type(array).__name__} does not lend its memory: {error}") from error
     tensor = DLTensor.from_address(_pointer_of(capsule, b"dltensor"))
@@ -56,8 +62,7 @@ def tensor_of(array, stream: int | None):
     dtype = f"{CODES.get(tensor.code, f'code {tensor.code}, bits ')}{tensor.bits}"
     if tensor.lanes != 1:
         dtype += f"x{tensor.lanes}"
-    address = (tensor.data or 0) + tensor.byte_offset
-    return address, shape, contiguous, dtype, None if on_host else int(ordinal)
+    return (tensor.data or 0) + tensor.byte_offset, shape, contiguous, dtype
 
 
 def is_contiguous(shape, strides, step=1) -> bool:

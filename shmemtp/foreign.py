@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .dlpack import is_contiguous, tensor_of
+from .dlpack import is_contiguous, place_of, tensor_of
 from .errors import InputError, ShmemtpError
 from .heap import ArrayView
 
@@ -66,8 +66,7 @@ def borrow(pe: "PE", array, dtype: str | None = None, *, stream: int | None = No
         raise InputError(f"this array (shape {list(described.shape)}) is not C-contiguous: make it so first")
     if write and not described.writable:
         raise InputError("this array is only to be read, and the result would be written into it: give `out`")
-    if described.place != pe.device.ordinal:
-        raise InputError(_misplaced(described.place, pe.device.ordinal))
+    _check_place(described.place, pe.device.ordinal)
     count = 1
     for length in described.shape:
         count *= length
@@ -112,7 +111,9 @@ def _describe(pe, array, stream) -> Described:
     if hasattr(array, "__array_interface__"):
         return _numpy(np.asarray(array))
     if hasattr(array, "__dlpack__"):
-        return Described(*tensor_of(array, pe.device.stream if stream is None else stream))
+        place = place_of(array)
+        _check_place(place, pe.device.ordinal)  # before its library is asked to wait
+        return Described(*tensor_of(array, pe.device.stream if stream is None else stream), place)
     if hasattr(array, "__cuda_array_interface__"):
         return _cuda(pe.device, array.__cuda_array_interface__)
     raise InputError(f"{type(array).__name__} is no array: it has neither DLPack nor an array interface")
@@ -156,8 +157,10 @@ def _kind(own: str, told: str | None, symmetric: bool) -> int:
     return KINDS.index(name)
 
 
-def _misplaced(place: int | None, ordinal: int | None) -> str:
+def _check_place(place: int | None, ordinal: int | None):
+    if place == ordinal:
+        return
     if ordinal is None:
-        return f"this array is in the memory of GPU {place}: in the emulator it must be the host's"
+        raise InputError(f"this array is in the memory of GPU {place}: in the emulator it must be the host's")
     where = "the host's memory" if place is None else f"the memory of GPU {place}"
-    return f"this array is in {where}: it must be in that of this PE's GPU, {ordinal}"
+    raise InputError(f"this array is in {where}: it must be in that of this PE's GPU, {ordinal}")

@@ -27,7 +27,8 @@ def cuda(torch, device):
     """torch's name of this PE's GPU."""
     if not torch.cuda.is_available():
         pytest.skip("this torch has no CUDA")
-    return torch.device("cuda", device.ordinal)
+    with torch.cuda.device(device.ordinal):
+        yield torch.device("cuda", device.ordinal)
 
 
 def lent(array, *names):
