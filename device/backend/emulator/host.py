@@ -9,6 +9,7 @@ from .buffers import Array, Mapped, aligned, view
 from .heap import Heap
 from .launch import Compiled, Launch, arguments, check_shape, compile_kernel, wait_all
 from .prepared import Prepared
+from .replay import Replay
 
 __all__ = ["Compiled", "Device", "Heap", "Launch", "Prepared", "view"]
 
@@ -68,6 +69,10 @@ class Device:
     def launch(self, kernel, grid, block, args, shared_bytes=0, warp=None, stream=None, together=True, early=False):
         """Prepares a launch and starts it once; returns a `Launch`."""
         return self.prepare(kernel, grid, block, args, shared_bytes, warp, together, early).start(stream)
+
+    def replay(self, call, times):
+        """`call()`, so many times over, to be run and timed: a `Replay`."""
+        return Replay(call, times)
 
     def capturing(self, stream=None):
         """False: the host's threads have no streams to capture."""

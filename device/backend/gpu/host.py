@@ -13,6 +13,7 @@ from .errors import check
 from .heap import Heap
 from .launch import Compiled, Launch
 from .prepared import Prepared, configuration
+from .replay import Replay
 from .words import WARP_SIZE
 
 __all__ = ["Compiled", "Device", "DeviceArray", "Heap", "Launch", "MappedArray", "Prepared", "view"]
@@ -73,6 +74,10 @@ class Device:
     def launch(self, compiled, grid, block, args, shared_bytes=0, warp=None, stream=None, together=True, early=False):
         """Prepares a launch and starts it once."""
         return self.prepare(compiled, grid, block, args, shared_bytes, warp, together, early).start(stream)
+
+    def replay(self, call, times):
+        """What `call()` starts on the device's own stream, so many times over, as one CUDA graph: a `Replay`."""
+        return Replay(self._stream, call, times)
 
     def capturing(self, stream=None):
         """Whether a stream, a handle (int; None: the device's own), is being captured into a CUDA graph."""
