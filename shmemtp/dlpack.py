@@ -46,7 +46,7 @@ def place_of(array) -> int | None:
     return None
 
 
-def tensor_of(array, stream: int | None):
+def tensor_of(array, stream: int | None) -> tuple[int, tuple[int, ...], bool, str]:
     """(address, shape, contiguous, dtype's name) of an object with `__dlpack__`.
 
     stream : the handle of the stream that will use a GPU's memory, which its library has wait for the data; None for
