@@ -155,6 +155,8 @@ def test_not_enough_memory(tmp_path):
         ({"SHMEMTP_HEAP_BYTES": "128"}, "SHMEMTP_HEAP_BYTES"),
         ({"SHMEMTP_TIMEOUT_S": "soon"}, "SHMEMTP_TIMEOUT_S"),
         ({"SHMEMTP_BACKEND": "tpu"}, "SHMEMTP_BACKEND"),
+        ({"SHMEMTP_ALGORITHM": "ring"}, "there is no algorithm 'ring': choose one of auto, one-shot, two-shot,"),
+        ({"SHMEMTP_ALGORITHM": "two-shot"}, "decoding adds partial sums in one shot: two-shot is not for it"),
         ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, "do not find each other"),
     ],
 )
