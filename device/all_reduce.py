@@ -8,7 +8,7 @@ same block of the other PEs; `_grid` by all threads of all blocks, each of which
 
 from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
 from .communicator import FIRST, SECOND, begin, divide_up, finish, share
-from .element import elements_of_packet, load_elements, store_elements, sum_of_words
+from .element import elements_of_packet, load_elements, store_elements, sum_of_data
 from .exchange import Parts, collect, deliver, load_part, post, post_to_all, store_part
 
 
@@ -57,7 +57,7 @@ def one_shot(comm, kind, source, start, target, to, count, first, last):
         for number in range(thread_index(), packets, block_size()):
             i = (at + number) * each
             collect(comm, epoch, FIRST, number, data)
-            a, b = sum_of_words(kind, data, comm.shape.pes)
+            a, b = sum_of_data(kind, data, comm.shape.pes)
             store_elements(kind, target, to + i, count - i, a, b)
         finish(comm, epoch)
 
@@ -77,7 +77,7 @@ def two_shot(comm, kind, source, target, first, last):
         deliver(comm, epoch, FIRST, packets, False)
         for number in range(thread_index(), packets, block_size()):
             collect(comm, epoch, FIRST, number, data)
-            a, b = sum_of_words(kind, data, comm.shape.pes)
+            a, b = sum_of_data(kind, data, comm.shape.pes)
             post_to_all(comm, epoch, SECOND, number, a, b)
         deliver(comm, epoch, SECOND, packets, True)
         for number in range(thread_index(), packets, block_size()):

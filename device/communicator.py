@@ -11,16 +11,17 @@ from collections import namedtuple
 from .backend import block_index, function, int64, sync_block, thread_index, uint32
 from .watch import Limits
 
-Communicator = namedtuple("Communicator", "shape rank distances pes slots inbox outbox signals epochs watch")
+Communicator = namedtuple("Communicator", "shape rank distances pes slots inbox outbox signals hidden epochs watch")
 Communicator.__doc__ = """What collectives take first: a kernel's argument, made by `PE.communicator`.
 
 shape: Constants: `pes` (pes_twice is 2 * pes), `lanes`, `packets` (of a lane and sender in one exchange), `put`
-(NVSHMEM's put_signal in place of packets), `two_shot_bytes` (from this size on messages go in two shots).
-rank: this PE's in the team. distances, pes: int64 [pes], heap distance and world number by rank. Symmetric:
-slots: uint32 [2 parities, 2 phases, senders, lanes, packets, 4 words]; inbox: uint32 [2 parities, 2 phases, senders,
-lanes, packets, 2 words]; outbox: uint32 [receivers, lanes, packets, 2 words]; signals: uint64 [PHASES, senders, lanes].
-epochs: int64 [lanes + 2], each lane's next epoch, then how many blocks `sync_grid` has and how often they met.
-watch: the limit of waits.
+(NVSHMEM's put_signal in place of packets), `hidden_packets`, `two_shot_bytes` (longer messages go in two shots).
+rank: this PE's in the team. distances, pes: int64 [pes], heap distance and world number by rank.
+slots, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, lanes, packets, 4 words], the same with
+2 words, uint32 [receivers, lanes, packets, 2 words], uint64 [PHASES, senders, lanes].
+hidden: uint32 [2 parities, hidden_packets, 4 words], what this PE's blocks tell each other.
+epochs: int64 [2 * lanes + 2]: each lane's next exchange, each lane's next `hidden`, how many blocks are in `sync_grid`,
+how often they have met there. watch: the limit of waits.
 """
 FIRST, SECOND, MEETING, BARRIER_ALL = range(4)  # phases: a collective's two shots, and what signals alone serve
 PHASES = 4
@@ -29,6 +30,26 @@ PHASES = 4
 @function
 def limits_of(comm):
     return Limits(comm.watch, comm.rank)
+
+
+@function
+def with_distances(comm, near):
+    """`comm` whose distances stand in `near`, int64 `local(pes)`: in registers, for a kernel that begins with it."""
+    for p in range(comm.shape.pes):
+        near[p] = comm.distances[p]
+    return Communicator(
+        comm.shape,
+        comm.rank,
+        near,
+        comm.pes,
+        comm.slots,
+        comm.inbox,
+        comm.outbox,
+        comm.signals,
+        comm.hidden,
+        comm.epochs,
+        comm.watch,
+    )
 
 
 @function

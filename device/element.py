@@ -9,6 +9,7 @@ from .backend import (
     as_float32,
     float16_bits,
     float16_value,
+    float32,
     function,
     load_bits,
     load_pair,
@@ -111,11 +112,47 @@ def rounded_sums(kind, sums):
 
 
 @function
-def sum_of_words(kind, data, pes):
-    """The sum of a packet's data over the PEs, in their order: the same bits on each. data: uint32 [2 * pes]."""
-    sums = local(4, uint32)
+def add_data(kind, data, pes, sums):
+    """`sums` (see `add_words`) of a packet's data from every PE, in their order. data: uint32 [2 * pes]."""
     for n in range(4):
         sums[n] = uint32(0)
     for p in range(pes):
         add_words(kind, data[2 * p], data[2 * p + 1], sums)
+
+
+@function
+def sum_of_data(kind, data, pes):
+    """The data words of that sum, rounded: the same bits on each PE."""
+    sums = local(4, uint32)
+    add_data(kind, data, pes, sums)
     return rounded_sums(kind, sums)
+
+
+@function
+def square_of_words(kind, first, second):
+    """The sum of a packet's squared elements, float32; not for INT32."""
+    values = local(4, uint32)
+    widen_words(kind, first, second, values)
+    total = float32(0)
+    for n in range(4):
+        total += as_float32(values[n]) * as_float32(values[n])
+    return total
+
+
+@function
+def scale_words(kind, first, second, weight_first, weight_second, factor):
+    """A packet's elements times `factor` and then times a packet of weights, each product rounded once, in float32."""
+    values, weights = local(4, uint32), local(4, uint32)
+    widen_words(kind, first, second, values)
+    widen_words(kind, weight_first, weight_second, weights)
+    for n in range(4):
+        values[n] = as_bits(as_float32(values[n]) * factor * as_float32(weights[n]))
+    return rounded_sums(kind, values)
+
+
+@function
+def widen_words(kind, first, second, values):
+    """A packet's elements as the bits of float32 values: uint32 [4], zeros behind the last."""
+    for n in range(4):
+        values[n] = uint32(0)
+    add_words(kind, first, second, values)

@@ -30,7 +30,7 @@ def sync_grid(comm):
     """
     sync_block()
     if thread_index() == 0:
-        _meet(comm, comm.shape.lanes, comm.shape.lanes + 1)
+        _meet(comm, 2 * comm.shape.lanes, 2 * comm.shape.lanes + 1)
     sync_block()
 
 

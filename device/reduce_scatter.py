@@ -2,7 +2,7 @@
 
 from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
 from .communicator import FIRST, begin, divide_up, finish, share
-from .element import elements_of_packet, store_elements, sum_of_words
+from .element import elements_of_packet, store_elements, sum_of_data
 from .exchange import Parts, collect, deliver, load_part, post
 
 
@@ -39,6 +39,6 @@ def _reduce_scatter(comm, kind, source, start, target, to, count, part, parts):
         for number in range(thread_index(), packets, block_size()):
             i = (at + number) * each
             collect(comm, epoch, FIRST, number, data)
-            a, b = sum_of_words(kind, data, comm.shape.pes)
+            a, b = sum_of_data(kind, data, comm.shape.pes)
             store_elements(kind, target, to + i, count - i, a, b)
         finish(comm, epoch)

@@ -53,12 +53,12 @@ def _group(values) -> list[tuple[Any, list[int]]]:
     return groups
 
 
-def agree(comm, what: str, value):
+def agree(comm, what: str, value, deed: str = "were started with"):
     """Collective: returns `value` if all PEs of `comm` have the same; else raises, on all, who has which."""
     groups = _group(comm.allgather(value))
     if len(groups) > 1:
         told = ", ".join(f"{value} on {name_pes(pes)}" for value, pes in groups)
-        raise InputError(f"PEs were started with different {what}: {told}")
+        raise InputError(f"PEs {deed} different {what}: {told}")
     return value
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from .errors import ShmemtpError
 
 if TYPE_CHECKING:
+    from .kernels import Watch
     from .runtime import PE, Team
 
 __all__ = ["Channel", "Extent"]
@@ -14,11 +15,13 @@ __all__ = ["Channel", "Extent"]
 
 class Extent(NamedTuple):
     """How much a channel carries at once: `lanes`, one for each block of a kernel, and `packets` of 8 bytes of data
-    from each PE in one exchange of a lane. `put`: by NVSHMEM's put_signal instead of packets."""
+    from each PE in one exchange of a lane. `put`: by NVSHMEM's put_signal instead of packets. `hidden_packets`: of a
+    vector that a PE's blocks share."""
 
     lanes: int
     packets: int
     put: bool
+    hidden_packets: int = 1
 
     def sizes(self, pes: int) -> dict[str, int]:
         """Elements of the symmetric arrays of `device.communicator.Communicator`; one that is not used has one."""
@@ -40,39 +43,36 @@ class Channel:
     kernels may run at the same time, each with its own. `check(kernel)` raises what a wait of a kernel ran out on.
     """
 
-    def __init__(self, pe: "PE", team: "Team", extent: Extent, two_shot_bytes: int):
+    def __init__(self, pe: "PE", team: "Team", extent: Extent, two_shot_bytes: int, watch: "Watch | None" = None):
         from .device.backend import Constants
         from .device.communicator import Communicator
 
-        self.extent, self.team, self._freed = extent, team, False
-        self.watch = pe.watch(team)
-        own = extent.sizes(team.size)
-        largest = np.max(pe.comm.allgather(tuple(own.values())), axis=0)  # the heap is one of all PEs: teams may differ
+        self.extent, self._freed = extent, False
+        self.watch = watch or pe.watch(team)
+        sizes = extent.sizes(team.size)
+        largest = np.max(pe.comm.allgather(tuple(sizes.values())), axis=0)  # the heap is one of all PEs: teams differ
         kinds = {"signals": np.uint64}
         self._arrays = {
-            name: pe.array(int(count), kinds.get(name, np.uint32)) for name, count in zip(own, largest, strict=True)
+            name: pe.array(int(count), kinds.get(name, np.uint32)) for name, count in zip(sizes, largest, strict=True)
         }
         self._pes, self._distances = (pe.device.array(team.size, np.int64) for _ in range(2))
         self._pes.fill(np.array(team.pes, np.int64))
         self._distances.fill(np.zeros(team.size, np.int64) if team.distances is None else team.distances)
-        self._epochs = pe.device.array(extent.lanes + 2, np.int64)
+        self._hidden = pe.device.array(2 * 4 * extent.hidden_packets, np.uint32)
+        self._epochs = pe.device.array(2 * extent.lanes + 2, np.int64)
         self.set_epochs(1)  # cleared slots hold epoch 0
-        self._record = Communicator(
-            Constants(
-                pes=team.size,
-                pes_twice=2 * team.size,
-                lanes=extent.lanes,
-                packets=extent.packets,
-                put=extent.put,
-                two_shot_bytes=two_shot_bytes,
-            ),
-            team.rank,
-            self._distances,
-            self._pes,
-            *(self._arrays[name].argument for name in ("slots", "inbox", "outbox", "signals")),
-            self._epochs,
-            self.watch.argument,
+        shape = Constants(
+            pes=team.size,
+            pes_twice=2 * team.size,
+            lanes=extent.lanes,
+            packets=extent.packets,
+            hidden_packets=extent.hidden_packets,
+            put=extent.put,
+            two_shot_bytes=two_shot_bytes,
         )
+        symmetric = (self._arrays[name].argument for name in ("slots", "inbox", "outbox", "signals"))
+        own = (self._hidden, self._epochs, self.watch.argument)
+        self._record = Communicator._make((shape, team.rank, self._distances, self._pes, *symmetric, *own))
 
     @property
     def argument(self):
@@ -82,8 +82,7 @@ class Channel:
 
     def set_epochs(self, epoch: int):
         """Every lane's next exchange is number `epoch`. On all PEs, while no kernel uses it."""
-        lanes = self.extent.lanes
-        self._epochs.fill(np.array([epoch] * lanes + [0, 0], np.int64))
+        self._epochs.fill(np.array([epoch] * 2 * self.extent.lanes + [0, 0], np.int64))
 
     def check(self, kernel: str):
         self.watch.check(kernel)

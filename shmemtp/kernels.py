@@ -10,30 +10,32 @@ from .watchdog import raise_if_expired
 if TYPE_CHECKING:
     from .runtime import PE
 
-__all__ = ["Kernels", "Watch"]
+__all__ = ["Kernels", "Watch", "wait_for"]
 
-PATIENCE_S = 0.0002  # between two looks whether a kernel has ended: the emulator's threads need the cores
+QUICK_LOOKS = 50  # whether a kernel has ended, one after another: most end soon
+PATIENCE_S = 0.0002  # between two later looks: the emulator's threads need the cores
 
 
 class Watch:
     """The limit of a kernel's waits (SHMEMTP_TIMEOUT_S), and its report if one ran out. Made by `PE.watch`.
 
     A kernel takes it as an int64 array, of which `Limits(watch, rank)` makes what waits take. Good for one failure:
-    after it, every wait with this watch ends at once.
+    after it, every wait with this watch ends at once. `mapped`: in memory that the host sees while the kernel runs, and
+    that is slow for the kernel: for those that look at it only while they wait.
     """
 
-    def __init__(self, pe: "PE", team=None):
+    def __init__(self, pe: "PE", team=None, mapped: bool = False):
         from .device.watch import LIMIT, WATCH_WORDS
 
         self._team = team
-        self.argument = pe.device.array(WATCH_WORDS, np.int64)
+        self.argument = (pe.device.mapped if mapped else pe.device.array)(WATCH_WORDS, np.int64)
         words = np.zeros(WATCH_WORDS, np.int64)
         words[LIMIT] = int(pe.timeout_s * 1e9)
         self.argument.fill(words)
 
     def check(self, kernel: str):
         """Raises TimeoutError_ if a wait of the kernel ran out; call it when the kernel has ended."""
-        raise_if_expired(self.argument, self._team, kernel)
+        raise_if_expired(getattr(self.argument, "host", self.argument), self._team, kernel)
 
 
 class Kernels:
@@ -50,13 +52,21 @@ class Kernels:
         if key not in self._compiled:
             self._compiled[key] = pe.device.compile(kernel, values, block=block)
         launch = pe.device.launch(self._compiled[key], grid, block, values, shared_bytes=shared_bytes, warp=warp)
-        while not launch.done():
-            pe.watchdog.check()
-            time.sleep(PATIENCE_S)
-        launch.wait()
+        wait_for(launch, pe.watchdog)
         for arg in args:
             if isinstance(arg, Watch):
                 arg.check(getattr(kernel, "__name__", "the kernel"))
+
+
+def wait_for(launch, watchdog):
+    """Returns when a kernel has ended; raises PeerLost if a peer's process ends meanwhile."""
+    looks = 0
+    while not launch.done():
+        looks += 1
+        if looks > QUICK_LOOKS:
+            watchdog.check()
+            time.sleep(PATIENCE_S)
+    launch.wait()
 
 
 def _value(arg):

@@ -41,7 +41,7 @@ class DecodeLoop:
         self._failed: BaseException | None = None
         self._constants = Constants(**plan.constants)
         self._channels = device.array(plan.channels["words"], np.uint32)
-        self._channel = Channel(pe, team, Extent(plan.grid, plan.constants["hidden_local"], plan.put), NEVER)
+        self._channel = Channel(pe, team, Extent(plan.grid, plan.layout.o.pairs_per_block, plan.put), NEVER)
         self._votes = _vote_memory(pe, plan)
         self._prompt, self._stops = device.array(plan.max_context, np.int64), device.array(MOST_STOPS, np.int64)
         self._control, self._progress = device.mapped(1, np.int64), device.mapped(2, np.int64)

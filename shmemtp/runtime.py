@@ -4,11 +4,13 @@ import atexit
 import importlib
 import os
 import sys
+from functools import cached_property
 
 import numpy as np
 
 from . import topology
 from .agreement import Agreement, agree
+from .communicator import LANES, PACKETS, Communicator
 from .errors import InputError, ShmemtpError
 from .heap import SymmetricArray
 from .kernels import Kernels, Watch
@@ -124,9 +126,9 @@ class PE:
         self._teams.append(Team(comm, comm.allgather(self.rank), self.heap.distances))
         return self._teams[-1]
 
-    def watch(self, team: Team | None = None) -> Watch:
+    def watch(self, team: Team | None = None, mapped: bool = False) -> Watch:
         """The limit of a kernel's waits: an argument for `run`. Its kernel numbers PEs by their rank in `team`."""
-        return Watch(self, team)
+        return Watch(self, team, mapped)
 
     def run(self, kernel, grid: int, block: int, *args, shared_bytes: int = 0, warp: int | None = None):
         """Runs a kernel on grid x block threads of this PE's device and returns when it has ended.
@@ -137,6 +139,30 @@ class PE:
         """
         self._open()
         self._kernels.run(kernel, grid, block, args, shared_bytes, warp)
+
+    def communicator(
+        self, team: Team | None = None, *, algorithm: str = "auto", lanes: int = LANES, packets: int = PACKETS
+    ) -> Communicator:
+        """Collective: what a team's collectives need, in kernels and from the host (all PEs' by default).
+
+        algorithm : see `algorithm.choose`. lanes : blocks that may take part in a kernel's collectives. packets : of 8
+            bytes, that a lane takes from each PE at once; longer messages go in turns.
+        """
+        self._open()
+        return Communicator(self, team, algorithm, lanes, packets)
+
+    @cached_property
+    def collectives(self) -> Communicator:
+        """The communicator of all PEs, made when it is first asked for: collective then."""
+        return self.communicator()
+
+    def all_reduce(self, array, out=None, **options):
+        """`Communicator.all_reduce` of all PEs: `out` (None: `array` itself) gets the sum of their arrays."""
+        self.collectives.all_reduce(array, out, **options)
+
+    def all_reduce_norm(self, array, residual, weight, out=None, **options):
+        """`Communicator.all_reduce_norm` of all PEs: all-reduce, residual add and RMSNorm in one."""
+        self.collectives.all_reduce_norm(array, residual, weight, out, **options)
 
     def barrier(self):
         """Returns when all PEs have called it."""

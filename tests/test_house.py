@@ -20,21 +20,25 @@ ROOMS = (
     (
         "device.all_gather",
         "device.all_reduce",
+        "device.all_reduce_norm",
         "device.all_to_all",
         "device.broadcast",
         "device.grid",
         "device.reduce_scatter",
     ),
+    ("device.calls",),
     ("device.matvec", "device.norm", "device.residual", "device.rope", "device.sample"),
     ("device.attention", "device.merge", "device.projections"),
     ("device.decode",),
     ("device",),
     ("built_in", "config", "dlpack", "log", "model", "product", "rope", "shard", "text", "weights"),
-    ("agreement", "algorithm", "foreign", "heap", "kernels", "runtime", "table", "topology", "watchdog", "world"),
+    ("agreement", "algorithm", "channel", "foreign", "heap", "kernels", "table", "topology", "watchdog"),
+    ("calls", "communicator"),
+    ("runtime", "world"),
     ("loop", "plan", "resident"),
     ("llm",),
     ("",),
-    ("__main__", "cli", "doctor", "generate"),
+    ("__main__", "cli", "doctor", "generate", "tuning"),
 )
 HARDWARE = {"numba", "llvmlite", "cuda", "nvshmem", "pynvml"}  # these and the like stay behind device/backend
 

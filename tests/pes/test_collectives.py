@@ -122,11 +122,11 @@ class Messages:
         np.testing.assert_array_equal(target, right)
 
 
-def channel(pe, algorithm, lanes, packets=PACKETS):
+def channel(pe, algorithm, lanes, packets=PACKETS, hidden_packets=1):
     put, two_shot_bytes = ALGORITHMS[algorithm]
     if pe.heap.distances is None and not put:
         pytest.skip("packets need P2P reach between all PEs")
-    return Channel(pe, pe.team, Extent(lanes, packets, put), two_shot_bytes)
+    return Channel(pe, pe.team, Extent(lanes, packets, put, hidden_packets), two_shot_bytes)
 
 
 def run(pe, comm, shape, messages, whole_grid=True):
