@@ -1,4 +1,4 @@
-"""The command line: `shmemtp generate`, `bench` and `doctor`, alone or under mpirun.
+"""The command line: `shmemtp generate`, `tune`, `bench` and `doctor`, alone or under mpirun.
 
 Standard output is the answer's, on rank 0 alone; the log and errors go to standard error. An error is one line, and the
 exit code 2 for bad input, else 1. SHMEMTP_DEBUG=1 adds tracebacks.
@@ -65,6 +65,7 @@ def _parser():
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_generate(commands)
+    _add_tune(commands)
     bench = commands.add_parser(
         "bench",
         help="run a benchmark",
@@ -105,6 +106,16 @@ def _add_generate(commands):
     add("--format", choices=("text", "json"), default="text")
     _add_job(parser)
     parser.set_defaults(run=_collective("generate"))
+
+
+def _add_tune(commands):
+    what = "measure collectives on this machine: by which algorithm and launch each size goes from then on"
+    parser = commands.add_parser("tune", help=what.partition(":")[0], description=what)
+    add = parser.add_argument
+    add("--max-bytes", metavar="N", type=_number(int, 1024), default=4 << 20, help="largest message (%(default)s)")
+    add("--repeats", metavar="N", type=_number(int, 1), default=20, help="timed parts of a launch (%(default)s)")
+    _add_job(parser)
+    parser.set_defaults(run=_collective("tuning"))
 
 
 def _add_job(parser):

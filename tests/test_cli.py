@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from shmemtp.algorithm import ALGORITHMS
+from shmemtp.table import read_table
+from shmemtp.topology import Topology
+
 ROOT = Path(__file__).parent.parent
 LIMIT_S = 60
 
@@ -146,6 +150,9 @@ def test_ignore_eos_is_no_stop_tokens(run):
         (generate("any", "--temperature", "nan"), "'nan' is not a number from 0.0 up"),
         (generate("any", "--top-p", "1.5"), "'1.5' is not a number from 0.0 to 1.0"),
         (generate("any", "--backend", "cpu"), "'cpu'"),
+        (generate("any", "--algorithm", "ring"), "'ring'"),
+        (["tune", "--max-bytes", "100"], "'100' is not a whole number from 1024 up"),
+        (["tune"], "start at least two"),
         (generate("any", "--tensor-parallel", "2"), "unrecognized arguments"),
         (["bench", "nothing"], "no benchmark nothing"),
     ],
@@ -258,6 +265,22 @@ def test_bench_runs_a_script_with_its_arguments(run, tmp_path):
         ["echo"],
     ]
     assert run("bench", "echo", "--help", program=program).stdout == "['--help']\n"
+
+
+def test_tune_prints_and_keeps_a_table(run, tmp_path, monkeypatch):
+    """For jobs like the one that measured it."""
+    monkeypatch.setenv("SHMEMTP_CACHE_DIR", str(tmp_path))
+    done = run("tune", "--max-bytes", "2048", "--repeats", "1", pes=2, SHMEMTP_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "2 PEs on 1 node: emulator, all pairs over shared memory" in done.stderr
+    head, *rows, last = done.stdout.splitlines()
+    assert [row.split()[0] for row in rows] == ["1024", "2048"]
+    (path,) = (tmp_path / "tuned").iterdir()
+    assert last == f"written to {path}"
+    links, reach = (("", "shared memory"), ("shared memory", "")), ((True, True), (True, True))
+    measured = read_table(Topology((0, 0), links, reach, "emulator"))
+    assert {row.algorithm for row in measured} == set(ALGORITHMS)
+    assert all(f"{row.us:.2f}" in rows[row.bytes // 2048] for row in measured)
 
 
 def test_importing_shmemtp_loads_neither_mpi_nor_numba_nor_cuda():
