@@ -1,0 +1,70 @@
+"""All-reduce, residual add and RMSNorm in one: in a persistent kernel, and as a call of the host in CUDA graphs.
+
+    mpirun -n 8 python scripts/bench_fused.py -b 4K -e 16K --json FILE --plot FILE.png
+
+A size is that of the hidden state, one vector. "kernel": all blocks of a kernel together; a round ends when every block
+has the whole normalised vector in its shared memory. "graph": `all_reduce_norm` from the host, many calls in one CUDA
+graph (in the emulator "host"); beside it another library's all-reduce with torch's add and norm behind.
+"""
+
+import numpy as np
+from contest import MOST_THREADS, Contest
+from inputs import STORED
+from norm_vectors import EPS, ROUNDING
+from options import one_of, parser, sizes, start
+from report import Report, Row
+
+import shmemtp
+from shmemtp.communicator import MOST_HIDDEN
+from shmemtp.errors import InputError
+
+ALGORITHMS = ("one-shot", "one-shot-put")  # a vector goes in one shot
+
+
+def parse(argv):
+    flags = parser(__doc__, tuple(ROUNDING), minbytes=8 << 10, maxbytes=8 << 10, stepfactor=2, datatype="bfloat16")
+    algorithms = one_of(("auto", *ALGORITHMS))
+    flags.add_argument("--algorithm", type=algorithms, metavar="A,B", help="one-shot, one-shot-put, auto (all)")
+    options = flags.parse_args(argv)
+    hidden = [nbytes // np.dtype(STORED[options.datatype]).itemsize for nbytes in sizes(options)]
+    if hidden[-1] > MOST_HIDDEN or hidden[0] < 1:
+        raise InputError(f"a hidden state has 1 to {MOST_HIDDEN} elements, not {hidden[0]} to {hidden[-1]}")
+    return options, hidden
+
+
+def rows(contest, hidden):
+    """All contenders, for vectors of so many elements."""
+    pe, options = contest.pe, contest.options
+    nbytes = hidden * np.dtype(STORED[options.datatype]).itemsize
+    common = ("all_reduce_norm", nbytes, hidden, options.datatype, "sum", 2 * (pe.size - 1) / pe.size)
+    grid, block = options.launch or (pe.device.multiprocessors, MOST_THREADS[pe.backend])
+    grid = min(grid, max(1, nbytes // 8))  # a packet for each block
+    for algorithm in contest.algorithms:
+        comm = contest.communicator(algorithm, "kernel") if algorithm != "auto" else None
+        row = Row(*common, f"kernel, {algorithm}", launch=f"{grid}x{block}", note="" if comm else "no P2P reach")
+        if comm:
+            row.times, row.wrong = contest.kernels.all_reduce_norm(comm, hidden, grid, block)
+        if algorithm != "auto":
+            yield row
+    if options.launches:
+        for algorithm in contest.algorithms:
+            yield contest.ours(common, algorithm, lambda comm: contest.calls.all_reduce_norm(comm, hidden))
+        yield from contest.theirs(
+            common,
+            lambda contenders: contenders.of_norm(options.datatype, hidden, EPS),
+            lambda peer: contest.calls.norm_peer(peer, hidden),
+        )
+
+
+def main(argv):
+    options, hidden = parse(argv)
+    with shmemtp.init() as pe:
+        contest = Contest(pe, options, [*ALGORITHMS, "auto"])
+        with Report("fused", pe, options, len(hidden)) as report:
+            for each in hidden:
+                report.add(list(rows(contest, each)))
+        contest.close()
+
+
+if __name__ == "__main__":
+    start(main)

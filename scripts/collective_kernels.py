@@ -1,0 +1,140 @@
+"""The kernels of bench_collectives and bench_fused: one collective after another, with no launch between them."""
+
+from pace import INPUTS, OUTPUTS, following, stamp
+
+from shmemtp.device import (
+    all_gather_grid,
+    all_reduce_grid,
+    all_reduce_norm_grid,
+    all_to_all_grid,
+    all_to_all_v_grid,
+    barrier_all_block,
+    barrier_all_grid,
+    block_index,
+    block_size,
+    broadcast_grid,
+    float32,
+    function,
+    grid_size,
+    int64,
+    kernel,
+    load_relaxed,
+    local,
+    peer,
+    reduce_scatter_grid,
+    shared,
+    signal,
+    store_relaxed,
+    thread_index,
+    uint32,
+    uint64,
+)
+from shmemtp.device.communicator import with_distances
+
+ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, BROADCAST, ALL_TO_ALL = range(5)
+ROOT = 0
+
+
+@function
+def collective(shape, comm, source, start, target, to, count):
+    if shape.operation == ALL_REDUCE:
+        all_reduce_grid(comm, shape.kind, source, start, target, to, count)
+    elif shape.operation == ALL_GATHER:
+        all_gather_grid(comm, shape.kind, source, start, target, to, count)
+    elif shape.operation == REDUCE_SCATTER:
+        reduce_scatter_grid(comm, shape.kind, source, start, target, to, count)
+    elif shape.operation == BROADCAST:
+        broadcast_grid(comm, shape.kind, source, start, target, to, count, ROOT)
+    else:
+        all_to_all_grid(comm, shape.kind, source, start, target, to, count)
+
+
+@kernel
+def collective_rounds(shape, comm, source, given, target, taken, count, pace):
+    """Rounds take turns with INPUTS sets of source, `given` elements apart, and OUTPUTS of target, `taken` apart.
+
+    shape: Constants `operation` and `kind`.
+    """
+    comm = with_distances(comm, local(comm.shape.pes, int64))
+    turn, out = int64(0), int64(0)
+    stamp(pace, 0)
+    for part in range(pace.parts):
+        for _ in range(pace.rounds):
+            collective(shape, comm, source, turn * given, target, out * taken, count)
+            turn, out = following(turn, INPUTS), following(out, OUTPUTS)
+        stamp(pace, part + 1)
+
+
+@kernel
+def all_to_all_v_rounds(shape, comm, source, starts, counts, target, tos, expected, most, pace):
+    """starts and tos: int64 [INPUTS, pes] and [OUTPUTS, pes], of the sets that rounds take turns with."""
+    comm = with_distances(comm, local(comm.shape.pes, int64))
+    turn, out, pes = int64(0), int64(0), comm.shape.pes
+    stamp(pace, 0)
+    for part in range(pace.parts):
+        for _ in range(pace.rounds):
+            begun, ended = starts[turn * pes : (turn + 1) * pes], tos[out * pes : (out + 1) * pes]
+            all_to_all_v_grid(comm, shape.kind, source, begun, counts, target, ended, expected, most)
+            turn, out = following(turn, INPUTS), following(out, OUTPUTS)
+        stamp(pace, part + 1)
+
+
+@kernel
+def barrier_rounds(shape, comm, words, wrong, pace):
+    """Barriers of all PEs' grids, or of one block of each where `shape.block`; then some, not timed, that are checked.
+
+    words: symmetric uint64 [blocks]; wrong: int64 [blocks], how often a block saw what was not yet there, or gone.
+    """
+    comm = with_distances(comm, local(comm.shape.pes, int64))
+    stamp(pace, 0)
+    for part in range(pace.parts):
+        for _ in range(pace.rounds):
+            barrier_all(shape, comm)
+        stamp(pace, part + 1)
+    for n in range(pace.rounds):
+        if thread_index() == 0:
+            tell_next(comm, words, n + block_index())
+        barrier_all(shape, comm)
+        for block in range(thread_index(), grid_size(), block_size()):
+            if load_relaxed(words, block) != uint64(n + block):
+                wrong[block_index()] += 1
+        barrier_all(shape, comm)
+
+
+@function
+def barrier_all(shape, comm):
+    if shape.block:
+        barrier_all_block(comm)
+    else:
+        barrier_all_grid(comm)
+
+
+@function
+def tell_next(comm, words, value):
+    """Stores at the next PE, for the barrier to deliver (thread)."""
+    following_rank = following(int64(comm.rank), comm.shape.pes)
+    if comm.shape.put:
+        signal(words, block_index(), value, comm.pes[following_rank])
+    else:
+        store_relaxed(peer(words, comm.distances[following_rank]), block_index(), uint64(value))
+
+
+@kernel
+def all_reduce_norm_rounds(shape, comm, source, given, residual, weight, target, eps, pace):
+    """Every block has the normalised vector at the end of a round, and writes the last one to its row of target.
+
+    shape: Constants `kind`, `hidden` and `words`, of a vector in shared memory; target: uint32 [blocks, words].
+    """
+    comm = with_distances(comm, local(comm.shape.pes, int64))
+    sums, words = shared(0, block_size(), float32), int64(shape.words)
+    x = shared(4 * block_size() + 4 * (block_size() & 1), words, uint32)
+    turn, hidden = int64(0), int64(shape.hidden)
+    stamp(pace, 0)
+    for part in range(pace.parts):
+        for _ in range(pace.rounds):
+            at = turn * given
+            all_reduce_norm_grid(comm, shape.kind, source, at, residual, 0, weight, 0, x, hidden, eps, sums)
+            turn = following(turn, INPUTS)
+        stamp(pace, part + 1)
+    for i in range(thread_index(), words, block_size()):
+        target[block_index() * words + i] = x[i]
