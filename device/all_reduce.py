@@ -7,81 +7,91 @@ same block of the other PEs; `_grid` by all threads of all blocks, each of which
 """
 
 from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
-from .communicator import FIRST, SECOND, begin, divide_up, finish, share
+from .communicator import EXCHANGE, FIRST, SECOND, begin, divide_up, finish, share
 from .element import elements_of_packet, load_elements, store_elements, sum_of_data
 from .exchange import Parts, collect, deliver, load_part, post, post_to_all, store_part
 
 
 @function
-def all_reduce_block(comm, kind, source, start, target, to, count):
+def all_reduce_block(lane, kind, source, start, target, to, count):
     """`count` elements from `source[start]` on, summed, from `target[to]` on (block).
 
-    comm: a Communicator; kind: of element.py, what source and target hold; both may be the same memory, and only then
+    lane: `open_lane`'s; kind: of element.py, what source and target hold; both may be the same memory, and only then
     overlap. PEs call it with the same count. The block's threads may read the result; others after a barrier.
     """
-    _all_reduce(comm, kind, source, start, target, to, count, 0, 1)
+    _all_reduce(lane, kind, source, start, target, to, count, 0, 1)
 
 
 @function
-def all_reduce_grid(comm, kind, source, start, target, to, count):
+def all_reduce_grid(lane, kind, source, start, target, to, count):
     """`all_reduce_block` by all blocks of the launch, whose grid is the same on all PEs (grid)."""
-    _all_reduce(comm, kind, source, start, target, to, count, block_index(), grid_size())
+    _all_reduce(lane, kind, source, start, target, to, count, block_index(), grid_size())
 
 
 @function
-def _all_reduce(comm, kind, source, start, target, to, count, part, parts):
+def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
     """What part `part` of `parts` blocks does of it (block)."""
     each = elements_of_packet(kind)
-    if count * (8 // each) < comm.shape.two_shot_bytes:
+    if count * (8 // each) < lane.shape.two_shot_bytes:
         first, last = share(divide_up(count, each), part, parts)
-        one_shot(comm, kind, source, start, target, to, count, first, last)
+        one_shot(lane, kind, source, start, target, to, count, first, last)
     else:
-        length = divide_up(count, comm.shape.pes * each) * each  # of a PE's part, in whole packets
+        length = divide_up(count, lane.shape.pes * each) * each  # of a PE's part, in whole packets
         first, last = share(length // each, part, parts)
-        two_shot(comm, kind, Parts(source, start, length, count), Parts(target, to, length, count), first, last)
+        two_shot(lane, kind, Parts(source, start, length, count), Parts(target, to, length, count), first, last)
 
 
 @function
-def one_shot(comm, kind, source, start, target, to, count, first, last):
+def one_shot(lane, kind, source, start, target, to, count, first, last):
     """Packets `first` to `last` of the message (block)."""
     each = elements_of_packet(kind)
-    data = local(comm.shape.pes_twice, uint32)
-    for at in range(first, last, comm.shape.packets):
-        packets = min(comm.shape.packets, last - at)
-        epoch = begin(comm)
-        for number in range(thread_index(), packets, block_size()):
+    data = local(lane.shape.pes_twice, uint32)
+    for at in range(first, last, lane.shape.packets):
+        packets = min(lane.shape.packets, last - at)
+        epoch = begin(lane, EXCHANGE)
+        number = thread_index()
+        while number < packets:
             i = (at + number) * each
             a, b = load_elements(kind, source, start + i, count - i)
-            post_to_all(comm, epoch, FIRST, number, a, b)
-        deliver(comm, epoch, FIRST, packets, True)
-        for number in range(thread_index(), packets, block_size()):
+            post_to_all(lane, epoch, FIRST, number, a, b)
+            number += block_size()
+        deliver(lane, epoch, FIRST, packets, True)
+        number = thread_index()
+        while number < packets:
             i = (at + number) * each
-            collect(comm, epoch, FIRST, number, data)
-            a, b = sum_of_data(kind, data, comm.shape.pes)
+            collect(lane, epoch, FIRST, number, data)
+            a, b = sum_of_data(kind, data, lane.shape.pes)
             store_elements(kind, target, to + i, count - i, a, b)
-        finish(comm, epoch)
+            number += block_size()
+        finish(lane, EXCHANGE, epoch)
 
 
 @function
-def two_shot(comm, kind, source, target, first, last):
+def two_shot(lane, kind, source, target, first, last):
     """Packets `first` to `last` of every PE's part: a reduce-scatter and an all-gather in one exchange (block)."""
     each = elements_of_packet(kind)
-    data = local(comm.shape.pes_twice, uint32)
-    for at in range(first, last, comm.shape.packets):
-        packets = min(comm.shape.packets, last - at)
-        epoch = begin(comm)
-        for number in range(thread_index(), packets, block_size()):
-            for p in range(comm.shape.pes):
+    data = local(lane.shape.pes_twice, uint32)
+    for at in range(first, last, lane.shape.packets):
+        packets = min(lane.shape.packets, last - at)
+        epoch = begin(lane, EXCHANGE)
+        number = thread_index()
+        while number < packets:
+            for p in range(lane.shape.pes):
                 a, b = load_part(kind, source, p, (at + number) * each)
-                post(comm, epoch, FIRST, number, p, a, b)
-        deliver(comm, epoch, FIRST, packets, False)
-        for number in range(thread_index(), packets, block_size()):
-            collect(comm, epoch, FIRST, number, data)
-            a, b = sum_of_data(kind, data, comm.shape.pes)
-            post_to_all(comm, epoch, SECOND, number, a, b)
-        deliver(comm, epoch, SECOND, packets, True)
-        for number in range(thread_index(), packets, block_size()):
-            collect(comm, epoch, SECOND, number, data)
-            for p in range(comm.shape.pes):
+                post(lane, epoch, FIRST, number, p, a, b)
+            number += block_size()
+        deliver(lane, epoch, FIRST, packets, False)
+        number = thread_index()
+        while number < packets:
+            collect(lane, epoch, FIRST, number, data)
+            a, b = sum_of_data(kind, data, lane.shape.pes)
+            post_to_all(lane, epoch, SECOND, number, a, b)
+            number += block_size()
+        deliver(lane, epoch, SECOND, packets, True)
+        number = thread_index()
+        while number < packets:
+            collect(lane, epoch, SECOND, number, data)
+            for p in range(lane.shape.pes):
                 store_part(kind, target, p, (at + number) * each, data[2 * p], data[2 * p + 1])
-        finish(comm, epoch)
+            number += block_size()
+        finish(lane, EXCHANGE, epoch)

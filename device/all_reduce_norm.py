@@ -23,7 +23,18 @@ from .backend import (
     warp_size,
     warp_sum,
 )
-from .communicator import FIRST, begin, divide_up, finish, limits_of
+from .communicator import (
+    EXCHANGE,
+    FIRST,
+    SHOWN,
+    advance,
+    begin,
+    divide_up,
+    even_share,
+    finish,
+    limits_of,
+    next_epoch,
+)
 from .element import (
     add_data,
     add_words,
@@ -35,12 +46,12 @@ from .element import (
     store_elements,
 )
 from .exchange import collect, deliver, post_to_all
-from .packets import BATCH, receive_batch
+from .packets import BATCH, BATCH_WORDS, receive_batch
 from .watch import HIDDEN
 
 
 @function
-def all_reduce_norm_block(comm, kind, source, start, residual, at, weight, of, target, to, count, eps, sums):
+def all_reduce_norm_block(lane, kind, source, start, residual, at, weight, of, target, to, count, eps, sums):
     """One vector, all of it by the calling block (block).
 
     source, residual, weight, target: `count` elements of `kind` (not INT32) from start, at, of and to on; target may be
@@ -49,23 +60,26 @@ def all_reduce_norm_block(comm, kind, source, start, residual, at, weight, of, t
     each = elements_of_packet(kind)
     packets = divide_up(count, each)
     squares = float32(0)
-    for first in range(0, packets, comm.shape.packets):
-        last = min(packets, first + comm.shape.packets)
-        squares += reduce_residual(comm, kind, source, start, residual, at, count, first, last, False)
+    for first in range(0, packets, lane.shape.packets):
+        last = min(packets, first + lane.shape.packets)
+        squares += reduce_residual(lane, kind, source, start, residual, at, count, first, last, False)
+        finish(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
     factor = norm_factor(squares, count, eps, sums)
-    for first in range(0, packets, comm.shape.packets):  # each thread its own packets again
-        last = min(packets, first + comm.shape.packets)
-        for number in range(first + thread_index(), last, block_size()):
+    for first in range(0, packets, lane.shape.packets):  # each thread its own packets again
+        last = min(packets, first + lane.shape.packets)
+        number = first + thread_index()
+        while number < last:
             i = number * each
             a, b = load_elements(kind, residual, at + i, count - i)
             weight_a, weight_b = load_elements(kind, weight, of + i, count - i)
             a, b = scale_words(kind, a, b, weight_a, weight_b, factor)
             store_elements(kind, target, to + i, count - i, a, b)
+            number += block_size()
     sync_block()
 
 
 @function
-def all_reduce_norm_grid(comm, kind, source, start, residual, at, weight, of, x, count, eps, sums):
+def all_reduce_norm_grid(lane, kind, source, start, residual, at, weight, of, x, count, eps, sums):
     """One vector by all blocks, each of which has the whole result in the end: in its own `x` (grid).
 
     As `all_reduce_norm_block`, but x: uint32 in shared memory, the elements' bits, two words for each 8 bytes begun.
@@ -74,69 +88,76 @@ def all_reduce_norm_grid(comm, kind, source, start, residual, at, weight, of, x,
     """
     each = elements_of_packet(kind)
     packets = divide_up(count, each)
-    epoch = comm.epochs[comm.shape.lanes + block_index()]
-    first = packets * block_index() // grid_size()
-    end = packets * (block_index() + 1) // grid_size()
-    for begun in range(first, end, comm.shape.packets):
-        last = min(end, begun + comm.shape.packets)
-        reduce_residual(comm, kind, source, start, residual, at, count, begun, last, True)
-    squares = receive_hidden(comm, kind, packets, epoch, x)
+    first, end = even_share(packets, block_index(), grid_size())
+    for begun in range(first, end, lane.shape.packets):
+        last = min(end, begun + lane.shape.packets)
+        reduce_residual(lane, kind, source, start, residual, at, count, begun, last, True)
+        if last < end:
+            finish(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
+    squares = receive_hidden(lane, kind, packets, x)
     factor = norm_factor(squares, count, eps, sums)
-    for number in range(thread_index(), packets, block_size()):
+    advance(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
+    number = thread_index()
+    while number < packets:
         weight_a, weight_b = load_elements(kind, weight, of + number * each, count - number * each)
         a, b = scale_words(kind, x[2 * number], x[2 * number + 1], weight_a, weight_b, factor)
         x[2 * number], x[2 * number + 1] = a, b
-    if thread_index() == 0:
-        comm.epochs[comm.shape.lanes + block_index()] = epoch + 1
-    sync_block()
+        number += block_size()
+    finish(lane, SHOWN, next_epoch(lane, SHOWN))
 
 
 @function
-def reduce_residual(comm, kind, source, start, residual, at, count, first, last, publish):
+def reduce_residual(lane, kind, source, start, residual, at, count, first, last, publish):
     """Packets `first` to `last` of the sum into residual; the thread's share of their squares' sum (block).
 
-    At most an exchange's packets. publish: tell hidden to this PE's other blocks.
+    An exchange that the caller ends. publish: show hidden to all blocks of this PE.
     """
     each = elements_of_packet(kind)
-    data, sums = local(comm.shape.pes_twice, uint32), local(4, uint32)
+    data, sums = local(lane.shape.pes_twice, uint32), local(4, uint32)
     squares = float32(0)
-    epoch = begin(comm)
-    shown = comm.epochs[comm.shape.lanes + block_index()]
-    for number in range(thread_index(), last - first, block_size()):
+    epoch = begin(lane, EXCHANGE)
+    shown = next_epoch(lane, SHOWN)
+    number = thread_index()
+    while number < last - first:
         i = (first + number) * each
         a, b = load_elements(kind, source, start + i, count - i)
-        post_to_all(comm, epoch, FIRST, number, a, b)
-    deliver(comm, epoch, FIRST, last - first, True)
-    for number in range(thread_index(), last - first, block_size()):
+        post_to_all(lane, epoch, FIRST, number, a, b)
+        number += block_size()
+    deliver(lane, epoch, FIRST, last - first, True)
+    number = thread_index()
+    while number < last - first:
         i = (first + number) * each
         a, b = load_elements(kind, residual, at + i, count - i)
-        collect(comm, epoch, FIRST, number, data)
-        add_data(kind, data, comm.shape.pes, sums)
+        collect(lane, epoch, FIRST, number, data)
+        add_data(kind, data, lane.shape.pes, sums)
         add_words(kind, a, b, sums)
         a, b = rounded_sums(kind, sums)
         if publish:
-            word = 4 * ((shown & 1) * comm.shape.hidden_packets + first + number)
-            store_packet(comm.hidden, word, a, uint32(shown), b, uint32(shown))
+            word = 4 * ((shown & 1) * lane.shape.hidden_packets + first + number)
+            store_packet(lane.hidden, word, a, uint32(shown), b, uint32(shown))
         else:
             squares += square_of_words(kind, a, b)
         store_elements(kind, residual, at + i, count - i, a, b)
-    finish(comm, epoch)
+        number += block_size()
     return squares
 
 
 @function
-def receive_hidden(comm, kind, packets, epoch, x):
-    """What all blocks published, into `x`; the thread's share of its squares' sum (block)."""
-    data, limits = local(2 * BATCH, uint32), limits_of(comm)
-    at = 4 * (epoch & 1) * comm.shape.hidden_packets
+def receive_hidden(lane, kind, packets, x):
+    """What all blocks showed, into `x`; the thread's share of its squares' sum (block)."""
+    epoch = next_epoch(lane, SHOWN)
+    data, limits = local(BATCH_WORDS, uint32), limits_of(lane)
+    at = 4 * (epoch & 1) * lane.shape.hidden_packets
     squares = float32(0)
-    for first in range(thread_index(), packets, BATCH * block_size()):
-        receive_batch(comm.hidden, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN, 0, 0)
+    first = thread_index()
+    while first < packets:
+        receive_batch(lane.hidden, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN, 0, 0)
         for b in range(BATCH):
             number = first + b * block_size()
             if number < packets:
                 x[2 * number], x[2 * number + 1] = data[2 * b], data[2 * b + 1]
                 squares += square_of_words(kind, data[2 * b], data[2 * b + 1])
+        first += BATCH * block_size()
     return squares
 
 

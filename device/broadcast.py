@@ -1,43 +1,47 @@
 """Broadcast: one PE's elements on every PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, block_size, function, grid_size, thread_index
-from .communicator import FIRST, begin, divide_up, finish, share
+from .communicator import EXCHANGE, FIRST, begin, divide_up, finish, share
 from .element import elements_of_packet, load_elements, store_elements
 from .exchange import await_greetings, collect_from, deliver, greet, post_to_all
 
 
 @function
-def broadcast_block(comm, kind, source, start, target, to, count, root):
+def broadcast_block(lane, kind, source, start, target, to, count, root):
     """`source[start : start + count]` of rank `root` to `target[to:]` of every PE, its own too (block).
 
     source is read on the root alone; it may be the target.
     """
-    _broadcast(comm, kind, source, start, target, to, count, root, 0, 1)
+    _broadcast(lane, kind, source, start, target, to, count, root, 0, 1)
 
 
 @function
-def broadcast_grid(comm, kind, source, start, target, to, count, root):
+def broadcast_grid(lane, kind, source, start, target, to, count, root):
     """`broadcast_block` by all blocks of the launch (grid)."""
-    _broadcast(comm, kind, source, start, target, to, count, root, block_index(), grid_size())
+    _broadcast(lane, kind, source, start, target, to, count, root, block_index(), grid_size())
 
 
 @function
-def _broadcast(comm, kind, source, start, target, to, count, root, part, parts):
+def _broadcast(lane, kind, source, start, target, to, count, root, part, parts):
     each = elements_of_packet(kind)
     first, last = share(divide_up(count, each), part, parts)
-    for at in range(first, last, comm.shape.packets):
-        packets = min(comm.shape.packets, last - at)
-        epoch = begin(comm)
-        greet(comm, epoch)
-        if comm.rank == root:
-            for number in range(thread_index(), packets, block_size()):
+    for at in range(first, last, lane.shape.packets):
+        packets = min(lane.shape.packets, last - at)
+        epoch = begin(lane, EXCHANGE)
+        greet(lane, epoch)
+        if lane.rank == root:
+            number = thread_index()
+            while number < packets:
                 i = (at + number) * each
                 a, b = load_elements(kind, source, start + i, count - i)
-                post_to_all(comm, epoch, FIRST, number, a, b)
-        deliver(comm, epoch, FIRST, packets if comm.rank == root else 0, True)
-        for number in range(thread_index(), packets, block_size()):
+                post_to_all(lane, epoch, FIRST, number, a, b)
+                number += block_size()
+        deliver(lane, epoch, FIRST, packets if lane.rank == root else 0, True)
+        number = thread_index()
+        while number < packets:
             i = (at + number) * each
-            a, b = collect_from(comm, epoch, FIRST, number, root)
+            a, b = collect_from(lane, epoch, FIRST, number, root)
             store_elements(kind, target, to + i, count - i, a, b)
-        await_greetings(comm, epoch)
-        finish(comm, epoch)
+            number += block_size()
+        await_greetings(lane, epoch)
+        finish(lane, EXCHANGE, epoch)

@@ -24,78 +24,74 @@ from .backend import (
     wait_for_prior_kernel,
 )
 from .broadcast import broadcast_grid
-from .communicator import with_distances
+from .communicator import prepare_lane, read_epochs
 from .element import elements_of_packet, store_elements
 from .reduce_scatter import reduce_scatter_grid
 
 
 @function
-def _take_over():
+def _take_over(comm, state):
+    lane = prepare_lane(comm, state)
     wait_for_prior_kernel()
     start_next_kernel()
+    read_epochs(lane)
+    return lane
 
 
 @kernel
 def all_reduce(call, comm, source, start, target, to, count):
     """call: Constants with the elements' `kind`. The rest, here and below: as the device function of that name."""
-    comm = with_distances(comm, local(comm.shape.pes, int64))
-    _take_over()
-    all_reduce_grid(comm, call.kind, source, start, target, to, count)
+    lane = _take_over(comm, local(comm.shape.lane_words, int64))
+    all_reduce_grid(lane, call.kind, source, start, target, to, count)
 
 
 @kernel
 def all_gather(call, comm, source, start, target, to, count):
-    comm = with_distances(comm, local(comm.shape.pes, int64))
-    _take_over()
-    all_gather_grid(comm, call.kind, source, start, target, to, count)
+    lane = _take_over(comm, local(comm.shape.lane_words, int64))
+    all_gather_grid(lane, call.kind, source, start, target, to, count)
 
 
 @kernel
 def reduce_scatter(call, comm, source, start, target, to, count):
-    comm = with_distances(comm, local(comm.shape.pes, int64))
-    _take_over()
-    reduce_scatter_grid(comm, call.kind, source, start, target, to, count)
+    lane = _take_over(comm, local(comm.shape.lane_words, int64))
+    reduce_scatter_grid(lane, call.kind, source, start, target, to, count)
 
 
 @kernel
 def all_to_all(call, comm, source, start, target, to, count):
-    comm = with_distances(comm, local(comm.shape.pes, int64))
-    _take_over()
-    all_to_all_grid(comm, call.kind, source, start, target, to, count)
+    lane = _take_over(comm, local(comm.shape.lane_words, int64))
+    all_to_all_grid(lane, call.kind, source, start, target, to, count)
 
 
 @kernel
 def broadcast(call, comm, source, start, target, to, count, root):
-    comm = with_distances(comm, local(comm.shape.pes, int64))
-    _take_over()
-    broadcast_grid(comm, call.kind, source, start, target, to, count, root)
+    lane = _take_over(comm, local(comm.shape.lane_words, int64))
+    broadcast_grid(lane, call.kind, source, start, target, to, count, root)
 
 
 @kernel
 def all_reduce_norm_rows(call, comm, source, start, target, to, residual, at, weight, of, count, rows, eps):
     """Vectors of `count` elements, a block each: for many."""
-    comm = with_distances(comm, local(comm.shape.pes, int64))
-    _take_over()
+    lane = _take_over(comm, local(comm.shape.lane_words, int64))
     sums = shared(0, block_size(), float32)
     for row in range(block_index(), rows, grid_size()):
         i = row * count
         all_reduce_norm_block(
-            comm, call.kind, source, start + i, residual, at + i, weight, of, target, to + i, count, eps, sums
+            lane, call.kind, source, start + i, residual, at + i, weight, of, target, to + i, count, eps, sums
         )
 
 
 @kernel
 def all_reduce_norm_vectors(call, comm, source, start, target, to, residual, at, weight, of, count, rows, eps):
     """Vectors of `count` elements, all blocks on each: for one or a few."""
-    comm = with_distances(comm, local(comm.shape.pes, int64))
-    _take_over()
+    lane = _take_over(comm, local(comm.shape.lane_words, int64))
     each = elements_of_packet(call.kind)
     packets = (count + each - 1) // each
     sums = shared(0, block_size(), float32)
     x = shared(4 * block_size(), 2 * packets, uint32)
     for row in range(rows):
         i = row * count
-        all_reduce_norm_grid(comm, call.kind, source, start + i, residual, at + i, weight, of, x, count, eps, sums)
+        all_reduce_norm_grid(lane, call.kind, source, start + i, residual, at + i, weight, of, x, count, eps, sums)
         for number in range(block_index() * block_size() + thread_index(), packets, grid_size() * block_size()):
             a, b = x[2 * number], x[2 * number + 1]
             store_elements(call.kind, target, to + i + number * each, count - number * each, a, b)

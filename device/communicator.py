@@ -4,6 +4,9 @@ Each block of a kernel has a lane of it, the one of its own index, and talks to 
 counts its exchanges in epochs; the memory of one exchange serves again two epochs later. That is safe because every
 exchange has every PE hear from every other: what comes from a PE in epoch k was sent after it had read all of epoch
 k - 1, so what is stored in epoch k + 1 meets a slot that has been read.
+
+What the threads of a block share is looped over with `while`: a `range` whose step is no constant divides 64-bit
+numbers before its first turn, 60 ns on a GPU.
 """
 
 from collections import namedtuple
@@ -12,10 +15,11 @@ from .backend import block_index, function, int64, sync_block, thread_index, uin
 from .watch import Limits
 
 Communicator = namedtuple("Communicator", "shape rank distances pes slots inbox outbox signals hidden epochs watch")
-Communicator.__doc__ = """What collectives take first: a kernel's argument, made by `PE.communicator`.
+Communicator.__doc__ = """A kernel's argument, made by `PE.communicator`, which its blocks open lanes of.
 
-shape: Constants: `pes` (pes_twice is 2 * pes), `lanes`, `packets` (of a lane and sender in one exchange), `put`
-(NVSHMEM's put_signal in place of packets), `hidden_packets`, `two_shot_bytes` (longer messages go in two shots).
+shape: Constants: `pes` (pes_twice is 2 * pes, lane_words pes + 2), `lanes`, `packets` (of a lane and sender in one
+exchange), `put` (NVSHMEM's put_signal in place of packets), `hidden_packets`, `two_shot_bytes` (what is longer goes in
+two shots).
 rank: this PE's in the team. distances, pes: int64 [pes], heap distance and world number by rank.
 slots, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, lanes, packets, 4 words], the same with
 2 words, uint32 [receivers, lanes, packets, 2 words], uint64 [PHASES, senders, lanes].
@@ -23,24 +27,34 @@ hidden: uint32 [2 parities, hidden_packets, 4 words], what this PE's blocks tell
 epochs: int64 [2 * lanes + 2]: each lane's next exchange, each lane's next `hidden`, how many blocks are in `sync_grid`,
 how often they have met there. watch: the limit of waits.
 """
+Lane = namedtuple("Lane", (*Communicator._fields, "epoch_of"))
+Lane.__doc__ = """A block's lane, as its kernel opened it: the communicator, with distances and epochs at hand."""
+
 FIRST, SECOND, MEETING, BARRIER_ALL = range(4)  # phases: a collective's two shots, and what signals alone serve
 PHASES = 4
+EXCHANGE, SHOWN = range(2)  # what a lane counts: its exchanges, and the vectors that a PE's blocks showed each other
 
 
 @function
-def limits_of(comm):
-    return Limits(comm.watch, comm.rank)
+def open_lane(comm, state):
+    """The calling block's lane, which collectives take: how a kernel begins, once, with all threads (block).
+
+    state: int64 `local(comm.shape.lane_words)`; there distances and epochs stay in registers.
+    """
+    lane = prepare_lane(comm, state)
+    read_epochs(lane)
+    return lane
 
 
 @function
-def with_distances(comm, near):
-    """`comm` whose distances stand in `near`, int64 `local(pes)`: in registers, for a kernel that begins with it."""
+def prepare_lane(comm, state):
+    """The part of `open_lane` that an earlier kernel need not have ended for (block)."""
     for p in range(comm.shape.pes):
-        near[p] = comm.distances[p]
-    return Communicator(
+        state[p] = comm.distances[p]
+    return Lane(
         comm.shape,
         comm.rank,
-        near,
+        state,
         comm.pes,
         comm.slots,
         comm.inbox,
@@ -49,22 +63,48 @@ def with_distances(comm, near):
         comm.hidden,
         comm.epochs,
         comm.watch,
+        state,
     )
 
 
 @function
-def begin(comm):
-    """Begins an exchange of the block's lane; what the block's threads wrote can be sent (block). Returns its epoch."""
-    sync_block()
-    return comm.epochs[block_index()]
+def read_epochs(lane):
+    """The rest of `open_lane` (block)."""
+    for count in range(2):
+        lane.epoch_of[lane.shape.pes + count] = lane.epochs[count * lane.shape.lanes + block_index()]
 
 
 @function
-def finish(comm, epoch):
-    """Ends an exchange once all threads have read it; what they wrote can be read by the block (block)."""
+def next_epoch(lane, count):
+    """The next epoch of what the lane counts, the same for the block's threads (thread)."""
+    return lane.epoch_of[lane.shape.pes + count]
+
+
+@function
+def begin(lane, count):
+    """The next epoch; what the block's threads wrote can be sent, what they read can be overwritten (block)."""
     sync_block()
+    return next_epoch(lane, count)
+
+
+@function
+def finish(lane, count, epoch):
+    """Ends an epoch once all threads have read what it brought; what they wrote can be read by the block (block)."""
+    sync_block()
+    advance(lane, count, epoch)
+
+
+@function
+def advance(lane, count, epoch):
+    """`finish` where a `sync_block` stands between here and the epoch's last read (block)."""
+    lane.epoch_of[lane.shape.pes + count] = epoch + 1
     if thread_index() == 0:
-        comm.epochs[block_index()] = epoch + 1
+        lane.epochs[count * lane.shape.lanes + block_index()] = epoch + 1  # for later kernels
+
+
+@function
+def limits_of(comm):
+    return Limits(comm.watch, comm.rank)
 
 
 @function
@@ -84,6 +124,13 @@ def signal_place(comm, phase, sender):
 def divide_up(count, parts):
     """count / parts, rounded up; both below 2^31: a 64-bit division takes long on a GPU."""
     return int64(uint32(count + parts - 1) // uint32(parts))
+
+
+@function
+def even_share(count, part, parts):
+    """`share` of which each part has one if there are as many (thread)."""
+    first, end = uint32(count * part) // uint32(parts), uint32(count * (part + 1)) // uint32(parts)
+    return int64(first), int64(end)
 
 
 @function

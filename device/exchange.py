@@ -49,115 +49,120 @@ def store_part(kind, parts, p, i, first, second):
 
 
 @function
-def post(comm, epoch, phase, number, p, first, second):
+def post(lane, epoch, phase, number, p, first, second):
     """Data for PE `p` as packet `number` of this lane (thread)."""
-    if comm.shape.put:
-        _store_out(comm, p, number, first, second)
+    if lane.shape.put:
+        _store_out(lane, p, number, first, second)
     else:
-        at, tag = 4 * place(comm, epoch, phase, comm.rank, number), uint32(epoch)
-        store_packet(peer(comm.slots, comm.distances[p]), at, first, tag, second, tag)
+        at, tag = 4 * place(lane, epoch, phase, lane.rank, number), uint32(epoch)
+        store_packet(peer(lane.slots, lane.distances[p]), at, first, tag, second, tag)
 
 
 @function
-def post_to_all(comm, epoch, phase, number, first, second):
+def post_to_all(lane, epoch, phase, number, first, second):
     """The same data for every PE (thread)."""
-    if comm.shape.put:
-        _store_out(comm, 0, number, first, second)
+    if lane.shape.put:
+        _store_out(lane, 0, number, first, second)
     else:
-        at, tag = 4 * place(comm, epoch, phase, comm.rank, number), uint32(epoch)
-        for p in range(comm.shape.pes):
-            store_packet(peer(comm.slots, comm.distances[p]), at, first, tag, second, tag)
+        at, tag = 4 * place(lane, epoch, phase, lane.rank, number), uint32(epoch)
+        for p in range(lane.shape.pes):
+            store_packet(peer(lane.slots, lane.distances[p]), at, first, tag, second, tag)
 
 
 @function
-def _store_out(comm, receiver, number, first, second):
-    at = (receiver * comm.shape.lanes + block_index()) * comm.shape.packets + number
-    store_pair(comm.outbox, 2 * at, first, second)
+def _store_out(lane, receiver, number, first, second):
+    at = (receiver * lane.shape.lanes + block_index()) * lane.shape.packets + number
+    store_pair(lane.outbox, 2 * at, first, second)
 
 
 @function
-def deliver(comm, epoch, phase, count, same):
+def deliver(lane, epoch, phase, count, same):
     """After `count` packets were posted, `same` to all or to each its own (block).
 
     With puts, sends them and waits for everyone's.
     """
-    if comm.shape.put:
+    if lane.shape.put:
         sync_block()
-        for p in range(comm.shape.pes):
-            _put(comm, epoch, phase, count, 0 if same else p, p)
-        wait_for_signals(comm, epoch, phase, COLLECTIVE)
+        for p in range(lane.shape.pes):
+            _put(lane, epoch, phase, count, 0 if same else p, p)
+        wait_for_signals(lane, epoch, phase, COLLECTIVE)
 
 
 @function
-def _put(comm, epoch, phase, count, row, p):
+def _put(lane, epoch, phase, count, row, p):
     """Row `row` of the outbox to PE `p`, and the signal, also where there is nothing to say (block)."""
-    to = 2 * place(comm, epoch, phase, comm.rank, 0)
-    start = 2 * (row * comm.shape.lanes + block_index()) * comm.shape.packets
-    at = signal_place(comm, phase, comm.rank)
+    to = 2 * place(lane, epoch, phase, lane.rank, 0)
+    start = 2 * (row * lane.shape.lanes + block_index()) * lane.shape.packets
+    at = signal_place(lane, phase, lane.rank)
     if count > 0:
-        put_signal_block(comm.inbox, to, comm.outbox, start, 2 * count, comm.signals, at, epoch, comm.pes[p])
+        put_signal_block(lane.inbox, to, lane.outbox, start, 2 * count, lane.signals, at, epoch, lane.pes[p])
     elif thread_index() == 0:
-        signal(comm.signals, at, epoch, comm.pes[p])
+        signal(lane.signals, at, epoch, lane.pes[p])
 
 
 @function
-def wait_for_signals(comm, epoch, phase, operation):
+def wait_for_signals(lane, epoch, phase, operation):
     """Waits for a signal of every PE; what was put before it can be read (block)."""
-    limits = limits_of(comm)
-    for p in range(thread_index(), comm.shape.pes, block_size()):
-        wait_for_epoch(comm.signals, signal_place(comm, phase, p), epoch, limits, operation, p)
+    limits = limits_of(lane)
+    p = thread_index()
+    while p < lane.shape.pes:
+        wait_for_epoch(lane.signals, signal_place(lane, phase, p), epoch, limits, operation, p)
+        p += block_size()
     sync_block()
 
 
 @function
-def collect(comm, epoch, phase, number, data):
+def collect(lane, epoch, phase, number, data):
     """Every PE's packet `number`: its words to `data`, uint32 [2 * pes] (thread)."""
-    at = place(comm, epoch, phase, 0, number)
-    step = comm.shape.lanes * comm.shape.packets
-    if comm.shape.put:
-        for p in range(comm.shape.pes):
-            data[2 * p], data[2 * p + 1] = load_pair(comm.inbox, 2 * (at + p * step))
+    at = place(lane, epoch, phase, 0, number)
+    step = lane.shape.lanes * lane.shape.packets
+    if lane.shape.put:
+        for p in range(lane.shape.pes):
+            data[2 * p], data[2 * p + 1] = load_pair(lane.inbox, 2 * (at + p * step))
     else:
-        limits = limits_of(comm)
-        receive_from_all(comm.shape, comm.slots, 4 * at, 4 * step, uint32(epoch), data, limits, COLLECTIVE, 0)
+        limits = limits_of(lane)
+        receive_from_all(lane.shape, lane.slots, 4 * at, 4 * step, uint32(epoch), data, limits, COLLECTIVE, 0)
 
 
 @function
-def collect_from(comm, epoch, phase, number, p):
+def collect_from(lane, epoch, phase, number, p):
     """PE p's packet `number`: its two words (thread)."""
-    at = place(comm, epoch, phase, p, number)
-    if comm.shape.put:
-        return load_pair(comm.inbox, 2 * at)
-    return receive(comm.slots, 4 * at, uint32(epoch), limits_of(comm), COLLECTIVE, p)
+    at = place(lane, epoch, phase, p, number)
+    if lane.shape.put:
+        return load_pair(lane.inbox, 2 * at)
+    return receive(lane.slots, 4 * at, uint32(epoch), limits_of(lane), COLLECTIVE, p)
 
 
 # --- where not every PE has data for every other: all hear from all the same ---
 
 
 @function
-def greet(comm, epoch):
+def greet(lane, epoch):
     """Tells every PE that this lane is in `epoch` (block); with puts, every signal does."""
-    if not comm.shape.put:
-        for p in range(thread_index(), comm.shape.pes, block_size()):
-            there = peer(comm.signals, comm.distances[p])
-            store_relaxed(there, signal_place(comm, MEETING, comm.rank), uint64(epoch))
+    if not lane.shape.put:
+        at = signal_place(lane, MEETING, lane.rank)
+        for p in range(lane.shape.pes):  # the distances' index is a constant, for they are registers
+            if thread_index() == min(p, block_size() - 1):
+                store_relaxed(peer(lane.signals, lane.distances[p]), at, uint64(epoch))
 
 
 @function
-def await_greetings(comm, epoch):
+def await_greetings(lane, epoch):
     """Returns when every PE's lane has been in `epoch`; for `finish` to follow (block)."""
-    if not comm.shape.put:
-        limits = limits_of(comm)
-        for p in range(thread_index(), comm.shape.pes, block_size()):
-            _await_greeting(comm, epoch, p, limits)
+    if not lane.shape.put:
+        limits = limits_of(lane)
+        p = thread_index()
+        while p < lane.shape.pes:
+            _await_greeting(lane, epoch, p, limits)
+            p += block_size()
 
 
 @function
-def _await_greeting(comm, epoch, p, limits):
-    at = signal_place(comm, MEETING, p)
+def _await_greeting(lane, epoch, p, limits):
+    at = signal_place(lane, MEETING, p)
     polls = began = 0
-    seen = load_relaxed(comm.signals, at)
+    seen = load_relaxed(lane.signals, at)
     while seen < uint64(epoch) and began != LEAVE:
         polls += 1
         began = keep_waiting(limits, polls, began, COLLECTIVE, p, at, epoch, seen, 0)
-        seen = load_relaxed(comm.signals, at)
+        seen = load_relaxed(lane.signals, at)

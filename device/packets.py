@@ -12,6 +12,7 @@ from .backend import function, int64, lane_index, load_packet, local, thread_ind
 from .watch import LEAVE, NAP, keep_waiting
 
 BATCH = 4  # packets of one thread whose loads are in flight together
+BATCH_WORDS = 2 * BATCH
 
 
 @function
@@ -111,7 +112,7 @@ def receive_from_all(plan, words, at, stride, tag, data, limits, operation, nap=
 @function
 def receive_vector(plan, channels, at, words, tag, x, limits, operation):
     """A published vector of `words` bf16 pairs (a multiple of 2) into `x` (uint32 in shared memory) (block)."""
-    data = local(8, uint32)
+    data = local(BATCH_WORDS, uint32)
     packets = words // 2
     if thread_index() - lane_index() < packets:
         wait_for_packet(channels, at + 4 * (thread_index() - lane_index()), tag, limits, operation)

@@ -64,6 +64,7 @@ class Channel:
         shape = Constants(
             pes=team.size,
             pes_twice=2 * team.size,
+            lane_words=team.size + 2,
             lanes=extent.lanes,
             packets=extent.packets,
             hidden_packets=extent.hidden_packets,

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Communicator"]
 
-LANES, PACKETS = 128, 512  # blocks of a kernel; packets of a lane and sender in one exchange
+LANES = 128  # blocks of a kernel
+PACKETS = 520  # of a lane and sender in one exchange: an odd number of cache lines, so that lanes share no L2 slice
 MOST_HIDDEN = 16384  # elements of a vector that a grid normalises together
 FEW_ROWS = 4  # so many vectors are done one after another, by all blocks; more a block each
 
@@ -29,8 +30,8 @@ class Communicator:
 
     `stream`, a handle or another library's stream object: the call returns at once, can be captured in a CUDA graph,
     and may start while the kernel before it ends. None: it runs on the PE's own stream and returns when done; what
-    other streams still do to the arrays must have ended. The first call of an operation, dtype and size is collective on the
-    host, compiles, and cannot be captured.
+    other streams still do to the arrays must have ended. The first call of an operation, dtype and size is collective
+    on the host, compiles, and cannot be captured.
 
     InputError before anything is launched: arrays that do not fit each other or this device, PEs that ask for different
     things in such a first call. TimeoutError_, from this call or the next, or from `check`: a PE did not come.

@@ -12,7 +12,10 @@ from shmemtp.device import (
     block_size,
     float32,
     grid_size,
+    int64,
     kernel,
+    local,
+    open_lane,
     shared,
     thread_index,
     uint16,
@@ -28,20 +31,22 @@ ROUNDS = 20
 @kernel
 def norm_blocks(comm, kind, source, residual, weight, target, count, rounds):
     """Each block does every vector whose number it divides, on its own lane."""
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
     sums = shared(0, block_size(), float32)
     for n in range(block_index(), rounds, grid_size()):
         at = n * count
-        all_reduce_norm_block(comm, kind, source, at, residual, at, weight, 0, target, at, count, float32(1e-5), sums)
+        all_reduce_norm_block(lane, kind, source, at, residual, at, weight, 0, target, at, count, float32(1e-5), sums)
 
 
 @kernel
 def norm_grid(comm, kind, source, residual, weight, target, count, rounds):
     """All blocks do each vector; target gets every block's copy: [blocks, rounds, count]."""
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
     sums = shared(0, block_size(), float32)
     x = shared(4 * block_size(), (count + 3) // 4 * 2, uint32)
     for n in range(rounds):
         at = n * count
-        all_reduce_norm_grid(comm, kind, source, at, residual, at, weight, 0, x, count, float32(1e-5), sums)
+        all_reduce_norm_grid(lane, kind, source, at, residual, at, weight, 0, x, count, float32(1e-5), sums)
         for i in range(thread_index(), count, block_size()):
             target[(block_index() * rounds + n) * count + i] = uint16(x[i // 2] >> uint32(16 * (i % 2)))
 

@@ -24,8 +24,11 @@ from shmemtp.device import (
     broadcast_grid,
     function,
     grid_size,
+    int64,
     kernel,
     load_relaxed,
+    local,
+    open_lane,
     peer,
     reduce_scatter_block,
     reduce_scatter_grid,
@@ -51,41 +54,42 @@ MANY = 3000 if NAME == "gpu" else 300
 
 
 @function
-def run_block(operation, kind, comm, source, start, target, to, count, root):
+def run_block(operation, kind, lane, source, start, target, to, count, root):
     if operation == ALL_REDUCE:
-        all_reduce_block(comm, kind, source, start, target, to, count)
+        all_reduce_block(lane, kind, source, start, target, to, count)
     elif operation == REDUCE_SCATTER:
-        reduce_scatter_block(comm, kind, source, start, target, to, count)
+        reduce_scatter_block(lane, kind, source, start, target, to, count)
     elif operation == ALL_GATHER:
-        all_gather_block(comm, kind, source, start, target, to, count)
+        all_gather_block(lane, kind, source, start, target, to, count)
     elif operation == BROADCAST:
-        broadcast_block(comm, kind, source, start, target, to, count, root)
+        broadcast_block(lane, kind, source, start, target, to, count, root)
     else:
-        all_to_all_block(comm, kind, source, start, target, to, count)
+        all_to_all_block(lane, kind, source, start, target, to, count)
 
 
 @function
-def run_grid(operation, kind, comm, source, start, target, to, count, root):
+def run_grid(operation, kind, lane, source, start, target, to, count, root):
     if operation == ALL_REDUCE:
-        all_reduce_grid(comm, kind, source, start, target, to, count)
+        all_reduce_grid(lane, kind, source, start, target, to, count)
     elif operation == REDUCE_SCATTER:
-        reduce_scatter_grid(comm, kind, source, start, target, to, count)
+        reduce_scatter_grid(lane, kind, source, start, target, to, count)
     elif operation == ALL_GATHER:
-        all_gather_grid(comm, kind, source, start, target, to, count)
+        all_gather_grid(lane, kind, source, start, target, to, count)
     elif operation == BROADCAST:
-        broadcast_grid(comm, kind, source, start, target, to, count, root)
+        broadcast_grid(lane, kind, source, start, target, to, count, root)
     else:
-        all_to_all_grid(comm, kind, source, start, target, to, count)
+        all_to_all_grid(lane, kind, source, start, target, to, count)
 
 
 @kernel
 def run_all(operation, kind, comm, source, target, lengths, starts, tos, whole_grid):
     """One collective after another: lengths[n] elements from starts[n] on to tos[n], with root n % pes."""
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
     for n in range(lengths.size):
         if whole_grid:
-            run_grid(operation, kind, comm, source, starts[n], target, tos[n], lengths[n], n % comm.shape.pes)
+            run_grid(operation, kind, lane, source, starts[n], target, tos[n], lengths[n], n % comm.shape.pes)
         elif block_index() == n % comm.shape.lanes:
-            run_block(operation, kind, comm, source, starts[n], target, tos[n], lengths[n], n % comm.shape.pes)
+            run_block(operation, kind, lane, source, starts[n], target, tos[n], lengths[n], n % comm.shape.pes)
 
 
 def sizes_of(operation, count, pes):
@@ -190,11 +194,12 @@ def test_a_channel_serves_launches_of_different_shapes(pe, operation):
 
 @kernel
 def all_to_all_v(comm, case, source, starts, counts, target, tos, counts_here, most, whole_grid):
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
     for _ in range(3):
         if whole_grid:
-            all_to_all_v_grid(comm, case.kind, source, starts, counts, target, tos, counts_here, most)
+            all_to_all_v_grid(lane, case.kind, source, starts, counts, target, tos, counts_here, most)
         elif block_index() == 0:
-            all_to_all_v_block(comm, case.kind, source, starts, counts, target, tos, counts_here, most)
+            all_to_all_v_block(lane, case.kind, source, starts, counts, target, tos, counts_here, most)
 
 
 @pytest.mark.parametrize("whole_grid", [False, True], ids=["block", "grid"])
@@ -235,7 +240,8 @@ def test_all_to_all_with_counts(pe, algorithm, whole_grid):
 
 @kernel
 def in_place(comm, kind, values, count):
-    all_reduce_grid(comm, kind.kind, values, 0, values, 0, count)
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
+    all_reduce_grid(lane, kind.kind, values, 0, values, 0, count)
 
 
 @pytest.mark.parametrize("algorithm", ["one-shot", "two-shot"])
@@ -253,6 +259,7 @@ def test_in_place(pe, algorithm):
 @kernel
 def ring(comm, values, wrong, rounds):
     """Every block tells the next PE; after the barrier every block can read what all blocks of the PE before told."""
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
     if comm.shape.put:
         there = values
     else:
@@ -262,11 +269,11 @@ def ring(comm, values, wrong, rounds):
             there[block_index()] = n + block_index()
         elif thread_index() == 0:
             signal(values, block_index(), n + block_index(), comm.pes[(comm.rank + 1) % comm.shape.pes])
-        barrier_all_grid(comm)
+        barrier_all_grid(lane)
         for block in range(thread_index(), grid_size(), block_size()):
             if load_relaxed(values, block) != uint64(n + block):
                 wrong[block_index()] += 1
-        barrier_all_grid(comm)
+        barrier_all_grid(lane)
 
 
 @pytest.mark.parametrize("algorithm", ["one-shot", "one-shot-put"])
@@ -282,7 +289,8 @@ def test_barrier_of_all_blocks_of_all_pes(pe, algorithm):
 
 @kernel
 def alone(comm, values):
-    all_reduce_grid(comm, FLOAT32, values, 0, values, 0, 4)
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
+    all_reduce_grid(lane, FLOAT32, values, 0, values, 0, 4)
 
 
 def test_a_pe_that_does_not_come_is_named(pe):

@@ -134,7 +134,8 @@ def test_launching_is_preparing_and_starting(device):
 
 def test_a_stream_of_nobody_is_not_captured(device):
     assert device.capturing() is False
-    assert device.locate(device.array(4, np.int64).address) == device.ordinal
+    array = device.array(4, np.int64)
+    assert device.locate(array.address) == device.ordinal
     assert (device.stream is None) == (NAME == "emulator")
 
 
