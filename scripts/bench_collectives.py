@@ -8,7 +8,7 @@ block has its share of the result. "graph" is a call from the host, many of them
 """
 
 import numpy as np
-from contest import MOST_THREADS, Contest
+from contest import BLOCKS, Contest
 from inputs import STORED
 from operations import OPERATIONS
 from options import one_of, parser, sizes, start
@@ -68,7 +68,7 @@ class Bench:
 
     def launches(self, comm, name, nbytes):
         """(blocks, threads, what to call it): the one asked for, or the table's for this size, and one block alone."""
-        one = (1, MOST_THREADS[self.pe.backend])
+        one = (1, BLOCKS[self.pe.backend])
         if name == "barrier":
             grid = (self.pe.device.multiprocessors, one[1])
         else:

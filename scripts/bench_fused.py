@@ -8,7 +8,7 @@ graph (in the emulator "host"); beside it another library's all-reduce with torc
 """
 
 import numpy as np
-from contest import MOST_THREADS, Contest
+from contest import BLOCKS, Contest
 from inputs import STORED
 from norm_vectors import EPS, ROUNDING
 from options import one_of, parser, sizes, start
@@ -37,7 +37,7 @@ def rows(contest, hidden):
     pe, options = contest.pe, contest.options
     nbytes = hidden * np.dtype(STORED[options.datatype]).itemsize
     common = ("all_reduce_norm", nbytes, hidden, options.datatype, "sum", 2 * (pe.size - 1) / pe.size)
-    grid, block = options.launch or (pe.device.multiprocessors, MOST_THREADS[pe.backend])
+    grid, block = options.launch or (pe.device.multiprocessors, BLOCKS[pe.backend])
     grid = min(grid, max(1, nbytes // 8))  # a packet for each block
     for algorithm in contest.algorithms:
         comm = contest.communicator(algorithm, "kernel") if algorithm != "auto" else None

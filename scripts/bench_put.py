@@ -9,10 +9,11 @@ together; beside it the driver's copies between the same places.
 """
 
 import itertools
+from functools import partial
 
 import put_kernels as kernels
-from measure import MOST_THREADS, Kernels, slowest, time_calls
-from options import one_of, parser, sizes, start
+from measure import Kernels, time_calls
+from options import MOST_THREADS, one_of, parser, sizes, start
 from put_ends import Ends
 from report import Report, Row
 
@@ -85,10 +86,8 @@ class Bench:
             kernel = kernels.ping_pong_rounds
             args = (int(self.pe.rank == 0), kernels.Pace, self.watch.argument, self.pe.rank)
         args = (self.shapes[operation, transport], SCOPES[scope], self.ends.wire(nbytes), *args)
-        times = self.kernels.none
-        if self.pe.rank < 1 + both:
-            times = self.kernels.time(kernel, grid, block, args, lambda: self.watch.check(kernel.__name__), warp)
-        row.times = slowest(self.pe, times) / (1 + both)
+        check = partial(self.watch.check, kernel.__name__)
+        row.times = self.kernels.time(kernel, grid, block, args, check, warp, pes=1 + both) / (1 + both)
         if operation != "signal":
             row.wrong = self.ends.wrong(operation, nbytes, self.kernels.rounds, both)
         return row
@@ -107,7 +106,7 @@ class Bench:
                 self.ends.start_copy(operation, next(numbers), nbytes)
 
         replay = self.pe.device.replay(start_copy, self.options.iters)
-        row.times = slowest(self.pe, time_calls(self.pe, replay, self.options))
+        row.times = time_calls(self.pe, replay, self.options)
         row.wrong = self.ends.wrong(operation, nbytes, self.options.iters, both=False)
         return row
 

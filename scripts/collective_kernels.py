@@ -20,6 +20,7 @@ from shmemtp.device import (
     kernel,
     load_relaxed,
     local,
+    open_lane,
     peer,
     reduce_scatter_grid,
     shared,
@@ -29,24 +30,23 @@ from shmemtp.device import (
     uint32,
     uint64,
 )
-from shmemtp.device.communicator import with_distances
 
 ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, BROADCAST, ALL_TO_ALL = range(5)
 ROOT = 0
 
 
 @function
-def collective(shape, comm, source, start, target, to, count):
+def collective(shape, lane, source, start, target, to, count):
     if shape.operation == ALL_REDUCE:
-        all_reduce_grid(comm, shape.kind, source, start, target, to, count)
+        all_reduce_grid(lane, shape.kind, source, start, target, to, count)
     elif shape.operation == ALL_GATHER:
-        all_gather_grid(comm, shape.kind, source, start, target, to, count)
+        all_gather_grid(lane, shape.kind, source, start, target, to, count)
     elif shape.operation == REDUCE_SCATTER:
-        reduce_scatter_grid(comm, shape.kind, source, start, target, to, count)
+        reduce_scatter_grid(lane, shape.kind, source, start, target, to, count)
     elif shape.operation == BROADCAST:
-        broadcast_grid(comm, shape.kind, source, start, target, to, count, ROOT)
+        broadcast_grid(lane, shape.kind, source, start, target, to, count, ROOT)
     else:
-        all_to_all_grid(comm, shape.kind, source, start, target, to, count)
+        all_to_all_grid(lane, shape.kind, source, start, target, to, count)
 
 
 @kernel
@@ -55,12 +55,12 @@ def collective_rounds(shape, comm, source, given, target, taken, count, pace):
 
     shape: Constants `operation` and `kind`.
     """
-    comm = with_distances(comm, local(comm.shape.pes, int64))
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
     turn, out = int64(0), int64(0)
     stamp(pace, 0)
     for part in range(pace.parts):
         for _ in range(pace.rounds):
-            collective(shape, comm, source, turn * given, target, out * taken, count)
+            collective(shape, lane, source, turn * given, target, out * taken, count)
             turn, out = following(turn, INPUTS), following(out, OUTPUTS)
         stamp(pace, part + 1)
 
@@ -68,13 +68,13 @@ def collective_rounds(shape, comm, source, given, target, taken, count, pace):
 @kernel
 def all_to_all_v_rounds(shape, comm, source, starts, counts, target, tos, expected, most, pace):
     """starts and tos: int64 [INPUTS, pes] and [OUTPUTS, pes], of the sets that rounds take turns with."""
-    comm = with_distances(comm, local(comm.shape.pes, int64))
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
     turn, out, pes = int64(0), int64(0), comm.shape.pes
     stamp(pace, 0)
     for part in range(pace.parts):
         for _ in range(pace.rounds):
             begun, ended = starts[turn * pes : (turn + 1) * pes], tos[out * pes : (out + 1) * pes]
-            all_to_all_v_grid(comm, shape.kind, source, begun, counts, target, ended, expected, most)
+            all_to_all_v_grid(lane, shape.kind, source, begun, counts, target, ended, expected, most)
             turn, out = following(turn, INPUTS), following(out, OUTPUTS)
         stamp(pace, part + 1)
 
@@ -85,38 +85,38 @@ def barrier_rounds(shape, comm, words, wrong, pace):
 
     words: symmetric uint64 [blocks]; wrong: int64 [blocks], how often a block saw what was not yet there, or gone.
     """
-    comm = with_distances(comm, local(comm.shape.pes, int64))
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
     stamp(pace, 0)
     for part in range(pace.parts):
         for _ in range(pace.rounds):
-            barrier_all(shape, comm)
+            barrier_all(shape, lane)
         stamp(pace, part + 1)
     for n in range(pace.rounds):
         if thread_index() == 0:
-            tell_next(comm, words, n + block_index())
-        barrier_all(shape, comm)
+            tell_next(lane, words, n + block_index())
+        barrier_all(shape, lane)
         for block in range(thread_index(), grid_size(), block_size()):
             if load_relaxed(words, block) != uint64(n + block):
                 wrong[block_index()] += 1
-        barrier_all(shape, comm)
+        barrier_all(shape, lane)
 
 
 @function
-def barrier_all(shape, comm):
+def barrier_all(shape, lane):
     if shape.block:
-        barrier_all_block(comm)
+        barrier_all_block(lane)
     else:
-        barrier_all_grid(comm)
+        barrier_all_grid(lane)
 
 
 @function
-def tell_next(comm, words, value):
+def tell_next(lane, words, value):
     """Stores at the next PE, for the barrier to deliver (thread)."""
-    following_rank = following(int64(comm.rank), comm.shape.pes)
-    if comm.shape.put:
-        signal(words, block_index(), value, comm.pes[following_rank])
+    following_rank = following(int64(lane.rank), lane.shape.pes)
+    if lane.shape.put:
+        signal(words, block_index(), value, lane.pes[following_rank])
     else:
-        store_relaxed(peer(words, comm.distances[following_rank]), block_index(), uint64(value))
+        store_relaxed(peer(words, lane.distances[following_rank]), block_index(), uint64(value))
 
 
 @kernel
@@ -125,7 +125,7 @@ def all_reduce_norm_rounds(shape, comm, source, given, residual, weight, target,
 
     shape: Constants `kind`, `hidden` and `words`, of a vector in shared memory; target: uint32 [blocks, words].
     """
-    comm = with_distances(comm, local(comm.shape.pes, int64))
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
     sums, words = shared(0, block_size(), float32), int64(shape.words)
     x = shared(4 * block_size() + 4 * (block_size() & 1), words, uint32)
     turn, hidden = int64(0), int64(shape.hidden)
@@ -133,7 +133,7 @@ def all_reduce_norm_rounds(shape, comm, source, given, residual, weight, target,
     for part in range(pace.parts):
         for _ in range(pace.rounds):
             at = turn * given
-            all_reduce_norm_grid(comm, shape.kind, source, at, residual, 0, weight, 0, x, hidden, eps, sums)
+            all_reduce_norm_grid(lane, shape.kind, source, at, residual, 0, weight, 0, x, hidden, eps, sums)
             turn = following(turn, INPUTS)
         stamp(pace, part + 1)
     for i in range(thread_index(), words, block_size()):

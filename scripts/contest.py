@@ -3,11 +3,12 @@
 from contenders import Contenders, why_not
 from host_calls import HostCalls
 from kernel_rounds import KernelRounds
+from options import MOST_THREADS
 from report import Row
 
 from shmemtp.errors import InputError
 
-MOST_THREADS = {"gpu": 512, "emulator": 1}  # of a block where nothing else is asked for
+BLOCKS = {"gpu": MOST_THREADS, "emulator": 1}  # threads of a block where neither a table nor a flag says it
 
 
 class Contest:

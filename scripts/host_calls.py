@@ -9,7 +9,7 @@ from itertools import cycle
 
 from collective_kernels import ROOT
 from inputs import NAMES, STORED, poison, wrong
-from measure import RUNS, slowest, time_calls
+from measure import RUNS, time_calls
 from norm_vectors import EPS, Vectors
 from pace import INPUTS
 
@@ -31,7 +31,7 @@ class HostCalls:
         call = getattr(comm, operation.name)
         replay = self._replay(lambda stream: call(*arrays, dtype=NAMES[self._type], stream=stream))
         self._write(operation, count, TIMED, source.fill)
-        times = slowest(self._pe, time_calls(self._pe, replay, self._options))
+        times = time_calls(self._pe, replay, self._options)
         target.fill(poison(self._type, taken))
         expected = self._write(operation, count, CHECKED, source.fill)
         replay.seconds()
@@ -43,7 +43,7 @@ class HostCalls:
         replay = self._contenders.replay(peer, self._options.iters)
         checked = self._contenders.replay(peer, 1) if peer.once else replay
         self._write(operation, count, TIMED, peer.write)
-        times = slowest(self._pe, time_calls(self._pe, replay, self._options))
+        times = time_calls(self._pe, replay, self._options)
         expected = self._write(operation, count, CHECKED, peer.write, whole=True)
         checked.run()
         return times, self._pe.comm.allreduce(wrong(peer.read(), expected))
@@ -63,7 +63,7 @@ class HostCalls:
             array.fill(elements[self._pe.rank])
         weight.fill(vectors.weight)
         residual.fill(vectors.residual)
-        times = slowest(self._pe, time_calls(self._pe, replay, self._options))
+        times = time_calls(self._pe, replay, self._options)
         residual.fill(vectors.residual)
         target.fill(poison(self._type, hidden))
         self._pe.barrier()
@@ -77,7 +77,7 @@ class HostCalls:
         """A contender's all-reduce with torch's add and norm behind it, each of which rounds."""
         replay, checked = (self._contenders.replay(peer, times) for times in (self._options.iters, 1))
         self._write_norm(peer, Vectors(self._type, hidden, self._pe.size))
-        times = slowest(self._pe, time_calls(self._pe, replay, self._options))
+        times = time_calls(self._pe, replay, self._options)
         vectors = Vectors(self._type, hidden, self._pe.size, whole=True)
         self._write_norm(peer, vectors)
         checked.run()

@@ -3,7 +3,7 @@
 import collective_kernels as kernels
 import numpy as np
 from inputs import KINDS, poison, random, wrong
-from measure import Kernels, slowest
+from measure import Kernels
 from norm_vectors import EPS, Vectors
 from operations import uneven_counts
 from pace import INPUTS, OUTPUTS, Pace
@@ -98,9 +98,7 @@ class KernelRounds:
         return self._filled(elements), apart
 
     def _time(self, kernel, grid, block, args, comm, shared_bytes=0):
-        self._pe.barrier()
-        times = self._kernels.time(kernel, grid, block, args, comm.check, shared_bytes=shared_bytes)
-        return slowest(self._pe, times)
+        return self._kernels.time(kernel, grid, block, args, comm.check, shared_bytes=shared_bytes)
 
     def _wrong(self, target, apart, expected):
         """Of the last rounds, on all PEs."""

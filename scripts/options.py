@@ -5,14 +5,13 @@ import re
 import sys
 from pathlib import Path
 
-from measure import MOST_THREADS
-
 from shmemtp.agreement import Agreement, agree, exit_code, report
 from shmemtp.errors import InputError, ShmemtpError
 from shmemtp.log import configure
 from shmemtp.world import join, launcher
 
 TYPES = ("float", "bfloat16", "half", "int32")  # nccl-tests' names
+MOST_THREADS = 512  # of a block: one machine code serves every launch, with 128 registers a thread
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 

@@ -27,9 +27,20 @@ def draw(rows, path, title):
                 lines.setdefault(row.contender, []).append((row.size, row.time()))
         for contender, points in lines.items():
             axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=contender)
+        points = sorted({size for line in lines.values() for size, _ in line})
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
+        axis.set_xticks(points, [_spell(size) for size in points])
         axis.set(title=f"{operation}, {title}", xlabel="bytes", ylabel="microseconds")
         axis.grid(True, which="both", alpha=0.3)
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def _spell(nbytes):
+    """8192 as 8K."""
+    for unit in ("", "K", "M"):
+        if nbytes % 1024 or not nbytes:
+            return f"{nbytes}{unit}"
+        nbytes //= 1024
+    return f"{nbytes}G"

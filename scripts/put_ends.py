@@ -3,7 +3,7 @@
 import ctypes
 
 import numpy as np
-from inputs import POISON, STORED, random, wrong
+from inputs import STORED, poison, random, wrong
 from pace import INPUTS, OUTPUTS
 from put_kernels import Wire
 
@@ -41,10 +41,10 @@ class Ends:
 
     def prepare(self, operation, nbytes):
         """Poisons what will be written; for `get` fills what is fetched. Collective."""
-        poison = np.full(nbytes // 4, POISON * 0x01010101, np.uint32)
+        nothing = poison("float", nbytes // 4).view(np.uint32)
         for out in range(OUTPUTS):
-            self._place(self._here.address, INPUTS + out, nbytes).fill(poison)
-            self._place(self._there.address, out, nbytes).fill(poison)
+            self._place(self._here.address, INPUTS + out, nbytes).fill(nothing)
+            self._place(self._there.address, out, nbytes).fill(nothing)
         if operation == "get":
             self._there.fill(self._inputs[self._pe.rank].ravel())
         self._signals.fill(np.uint64(0))

@@ -9,6 +9,7 @@ import numpy as np
 from picture import draw, pyplot
 from tqdm import tqdm
 
+from shmemtp.errors import ShmemtpError
 from shmemtp.world import launcher
 
 HEADS = "size(B) count type redop time(us) algbw(GB/s) busbw(GB/s) #wrong p1 p99 contender ratio".split()
@@ -84,7 +85,7 @@ def set_ratios(rows):
 
 
 class Report:
-    """Prints rows on rank 0 as they come, on a terminal with a bar of `total` groups; writes the files at the end."""
+    """Prints rows on rank 0 as they come, on a terminal with a bar of `total` groups, and writes the files."""
 
     def __init__(self, name, pe, options, total):
         self._name, self._pe, self._options, self._rows = name, pe, options, []
@@ -96,24 +97,27 @@ class Report:
     def add(self, rows):
         """All contenders' rows of one operation and size."""
         set_ratios(rows)
-        if self._first and (not self._rows or self._rows[-1].operation != rows[0].operation):
-            tqdm.write(f"\n# {rows[0].operation}: {self._pe.size} PEs, {self._pe.device.name}\n{_line(HEADS)}")
+        lines = [_line(row.cells()) for row in rows]
+        if not self._rows or self._rows[-1].operation != rows[0].operation:
+            lines[:0] = ["", f"# {rows[0].operation}: {self._pe.size} PEs, {self._pe.device.name}", _line(HEADS)]
         self._rows += rows
-        for row in rows if self._first else ():
-            tqdm.write(_line(row.cells()))
-        sys.stdout.flush()
+        if self._first:
+            tqdm.write("\n".join(lines))
+            sys.stdout.flush()
         self._bar.update()
+        if self._first and self._options.json:  # now: what comes after may fail
+            self._options.json.write_text(json.dumps(self._record(), indent=1) + "\n")
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace):
         self._bar.close()
-        if kind is None and self._first:
-            if self._options.json:
-                self._options.json.write_text(json.dumps(self._record(), indent=1) + "\n")
-            if self._options.plot:
-                draw(self._rows, self._options.plot, f"{self._pe.size} PEs, {self._pe.device.name}")
+        if kind is None and self._first and self._options.plot:
+            draw(self._rows, self._options.plot, f"{self._pe.size} PEs, {self._pe.device.name}")
+        wrong = sum(row.wrong > 0 for row in self._rows)
+        if kind is None and wrong:
+            raise ShmemtpError(f"{wrong} of {len(self._rows)} rows have wrong elements")
 
     def _record(self):
         return {

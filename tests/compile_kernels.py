@@ -16,6 +16,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from shmemtp.algorithm import NEVER
+from shmemtp.channel import Channel, Extent
+from shmemtp.device import Constants
 from shmemtp.device.backend.gpu.arguments import argument_type
 from shmemtp.device.backend.gpu.arrays import DeviceArray
 from shmemtp.device.backend.gpu.compile import Machine, compile_cubin
@@ -24,6 +27,8 @@ from shmemtp.llm import LLM
 from shmemtp.topology import Topology
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+MOST_THREADS = 512  # scripts/options.py: of a benchmark's block
 SHARED_BYTES = 227 * 1024  # a block's most, on Hopper
 
 
@@ -92,7 +97,6 @@ def fill_random():
 
 
 def read_all():
-    sys.path.insert(0, str(ROOT / "scripts"))
     from read_kernel import read_all as kernel
 
     device = PaperDevice()
@@ -100,7 +104,66 @@ def read_all():
     return device.cubins["read_all"], MAX_BLOCK, 0
 
 
+def paper_array(dtype):
+    return Unbacked(8, dtype)
+
+
+def paper_communicator(pe, put=False):
+    return Channel(pe, pe.team, Extent(pe.device.multiprocessors, 512, put, 8192), NEVER).argument
+
+
+def put_rounds(name, operation, raw):
+    """A kernel of bench_put."""
+    import put_kernels as kernels
+    from pace import Pace
+
+    device, (words, numbers, signals) = PaperDevice(), map(paper_array, (np.uint32, np.int64, np.uint64))
+    shape = Constants(operation=getattr(kernels, operation), raw=raw)
+    args = (shape, 0, kernels.Wire(words, words, signals, words, 1, 0, 4, 32), 1, Pace(1, 1, numbers))
+    if name == "ping_pong_rounds":
+        args = (*args, numbers, 0)
+    device.compile(getattr(kernels, name), args, MOST_THREADS)
+    return device.cubins[name], MOST_THREADS, 0
+
+
+def collective_rounds(name, shape, arguments, pes=8, put=False, shared_bytes=0):
+    """A kernel of bench_collectives or bench_fused. arguments: dtypes of arrays, and numbers."""
+    import collective_kernels as kernels
+    from pace import Pace
+
+    pe = paper_pe(pes)
+    args = [paper_array(each) if isinstance(each, type) else each for each in arguments]
+    comm, pace = paper_communicator(pe, put), Pace(1, 1, paper_array(np.int64))
+    pe.device.compile(getattr(kernels, name), (Constants(**shape), comm, *args, pace), MOST_THREADS)
+    return pe.device.cubins[name], MOST_THREADS, shared_bytes
+
+
+BF16, NUMBERS = np.uint16, np.int64
+NORM = (BF16, 64, BF16, BF16, np.uint32, np.float32(1e-5))
+COLLECTIVE = (BF16, 64, BF16, 64, 8)
+UNEVEN = (BF16, NUMBERS, NUMBERS, BF16, NUMBERS, NUMBERS, 8)
+BENCHMARKS = {
+    "transfer_rounds put": partial(put_rounds, "transfer_rounds", "PUT", True),
+    "transfer_rounds get, nvshmem": partial(put_rounds, "transfer_rounds", "GET", False),
+    "ping_pong_rounds put_signal, nvshmem": partial(put_rounds, "ping_pong_rounds", "PUT_SIGNAL", False),
+    "collective_rounds all_reduce, 8 PEs": partial(
+        collective_rounds, "collective_rounds", {"operation": 0, "kind": 1}, COLLECTIVE
+    ),
+    "collective_rounds all_to_all, 8 PEs, put": partial(
+        collective_rounds, "collective_rounds", {"operation": 4, "kind": 1}, COLLECTIVE, put=True
+    ),
+    "all_to_all_v_rounds 8 PEs": partial(collective_rounds, "all_to_all_v_rounds", {"kind": 1}, UNEVEN),
+    "barrier_rounds 8 PEs": partial(collective_rounds, "barrier_rounds", {"block": False}, (np.uint64, NUMBERS)),
+    "all_reduce_norm_rounds 8 PEs": partial(
+        collective_rounds,
+        "all_reduce_norm_rounds",
+        {"kind": 1, "hidden": 8192, "words": 4096},
+        NORM,
+        shared_bytes=4 * (MOST_THREADS + 4096),
+    ),
+}
 CASES = {
+    **BENCHMARKS,
     **{f"decode llama-3.1-8b TP {tp}": partial(decode, "llama-3.1-8b", tp) for tp in (1, 2, 4, 8)},
     "decode llama-3.1-70b TP 8": partial(decode, "llama-3.1-70b", 8),
     "decode tiny TP 2, put": partial(decode, "tiny", 2, "one-shot-put"),
