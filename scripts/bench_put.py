@@ -30,7 +30,8 @@ SIGNAL_BYTES = 8
 
 
 def parse(argv):
-    flags = parser(__doc__, minbytes=16, maxbytes=64 << 20, stepfactor=4, datatype="float", iters=20, warmup_iters=40)
+    usual = {"minbytes": 16, "maxbytes": 64 << 20, "stepfactor": 4, "datatype": "float"}
+    flags = parser(__doc__, **usual, iters=50, warmup_iters=100, repeats=50, launches=20)
     flags.add_argument("--operation", type=one_of(OPERATIONS), default=list(OPERATIONS), metavar="A,B", help="put, ...")
     flags.add_argument("--scope", type=one_of(SCOPES), default=list(SCOPES), metavar="A,B", help="thread, warp, ...")
     return flags.parse_args(argv)

@@ -28,11 +28,12 @@ class Ends:
         self._there = pe.array(INPUTS * self._stride, np.uint32)
         self._signals = pe.array(blocks, np.uint64)
         self._done = pe.device.array(blocks, np.uint32)
-        self._other = 1 - pe.rank
+        self._other = 0 if pe.rank else 1
         self.distance = None if pe.heap.distances is None else int(pe.heap.distances[self._other])
         count = 4 * INPUTS * self._stride // self.item_bytes
         self._inputs = [random(type, count, [p, 1]).view(np.uint32).reshape(INPUTS, -1) for p in range(2)]
-        self._here.fill(self._inputs[pe.rank].ravel())
+        self._own = self._inputs[min(pe.rank, 1)].ravel()
+        self._here.fill(self._own)
 
     def wire(self, nbytes):
         """The kernels' argument for messages of so many bytes."""
@@ -46,7 +47,7 @@ class Ends:
             self._place(self._here.address, INPUTS + out, nbytes).fill(nothing)
             self._place(self._there.address, out, nbytes).fill(nothing)
         if operation == "get":
-            self._there.fill(self._inputs[self._pe.rank].ravel())
+            self._there.fill(self._own)
         self._signals.fill(np.uint64(0))
         self._pe.barrier()
 
@@ -71,7 +72,7 @@ class Ends:
 
         both: whether PE 1 sent messages too.
         """
-        count = 0
+        count, both = 0, both and self._pe.rank < 2
         for number in range(max(0, rounds - OUTPUTS), rounds):
             turn, out = number % INPUTS, number % OUTPUTS
             if operation == "get":

@@ -24,13 +24,13 @@ def start(*arguments, pes=0):
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S, cwd=ROOT / "scripts")
 
 
-def rows_of(tmp_path, name, *arguments):
-    """The rows that a benchmark found on 2 PEs; what was measured is right, and stands in the table too."""
+def rows_of(tmp_path, name, *arguments, pes=2):
+    """The rows that a benchmark found; what was measured is right, and stands in the table too."""
     file = tmp_path / "found.json"
-    done = start(name, *arguments, *SHORT, "--json", str(file), pes=2)
+    done = start(name, *arguments, *SHORT, "--json", str(file), pes=pes)
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
-    assert (found["benchmark"], found["pes"], found["backend"]) == (name, 2, "emulator")
+    assert (found["benchmark"], found["pes"], found["backend"]) == (name, pes, "emulator")
     measured = [row for row in found["rows"] if not row["note"]]
     assert {row["wrong"] for row in measured} == {0}
     assert all(0 < row["p1_us"] <= row["time_us"] <= row["p99_us"] for row in measured)
@@ -49,7 +49,8 @@ def scripts(monkeypatch):
 
 
 def test_put(tmp_path):
-    rows = rows_of(tmp_path, "put", "-b", "16", "-e", "64", "-f", "4", "--scope", "thread,block,grid")
+    """The third PE only looks on."""
+    rows = rows_of(tmp_path, "put", "-b", "16", "-e", "64", "-f", "4", "--scope", "thread,block,grid", pes=3)
     assert {row["operation"] for row in rows} == {
         *(f"{operation} {what}" for operation in ("put", "get", "put_signal") for what in ("latency", "bandwidth")),
         "signal latency",
