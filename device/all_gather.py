@@ -1,7 +1,7 @@
 """All-gather: every PE's elements, in the order of the PEs, on every PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
-from .communicator import EXCHANGE, FIRST, begin, divide_up, finish, share
+from .communicator import EXCHANGE, FIRST, Work, begin, count_due, divide_up, finish, is_due, packet_of
 from .element import elements_of_packet, load_elements
 from .exchange import Parts, collect, deliver, post_to_all, store_part
 
@@ -26,21 +26,22 @@ def _all_gather(lane, kind, source, start, target, to, count, part, parts):
     each = elements_of_packet(kind)
     data = local(lane.shape.pes_twice, uint32)
     gathered = Parts(target, to, count, lane.shape.pes * count)
-    first, last = share(divide_up(count, each), part, parts)
-    for at in range(first, last, lane.shape.packets):
-        packets = min(lane.shape.packets, last - at)
+    work, begun = Work(divide_up(count, each), part, parts), 0
+    while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         number = thread_index()
-        while number < packets:
-            i = (at + number) * each
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             a, b = load_elements(kind, source, start + i, count - i)
             post_to_all(lane, epoch, FIRST, number, a, b)
             number += block_size()
-        deliver(lane, epoch, FIRST, packets, True)
+        deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
         number = thread_index()
-        while number < packets:
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             collect(lane, epoch, FIRST, number, data)
             for p in range(lane.shape.pes):
-                store_part(kind, gathered, p, (at + number) * each, data[2 * p], data[2 * p + 1])
+                store_part(kind, gathered, p, i, data[2 * p], data[2 * p + 1])
             number += block_size()
         finish(lane, EXCHANGE, epoch)
+        begun += lane.shape.packets

@@ -7,7 +7,7 @@ same block of the other PEs; `_grid` by all threads of all blocks, each of which
 """
 
 from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
-from .communicator import EXCHANGE, FIRST, SECOND, begin, divide_up, finish, share
+from .communicator import EXCHANGE, FIRST, SECOND, Work, begin, count_due, divide_up, finish, is_due, packet_of
 from .element import elements_of_packet, load_elements, store_elements, sum_of_data
 from .exchange import Parts, collect, deliver, load_part, post, post_to_all, store_part
 
@@ -33,65 +33,68 @@ def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
     """What part `part` of `parts` blocks does of it (block)."""
     each = elements_of_packet(kind)
     if count * (8 // each) < lane.shape.two_shot_bytes:
-        first, last = share(divide_up(count, each), part, parts)
-        one_shot(lane, kind, source, start, target, to, count, first, last)
+        one_shot(lane, kind, source, start, target, to, count, Work(divide_up(count, each), part, parts))
     else:
         length = divide_up(count, lane.shape.pes * each) * each  # of a PE's part, in whole packets
-        first, last = share(length // each, part, parts)
-        two_shot(lane, kind, Parts(source, start, length, count), Parts(target, to, length, count), first, last)
+        work = Work(divide_up(length, each), part, parts)
+        two_shot(lane, kind, Parts(source, start, length, count), Parts(target, to, length, count), work)
 
 
 @function
-def one_shot(lane, kind, source, start, target, to, count, first, last):
-    """Packets `first` to `last` of the message (block)."""
+def one_shot(lane, kind, source, start, target, to, count, work):
+    """The block's packets of the message (block)."""
     each = elements_of_packet(kind)
     data = local(lane.shape.pes_twice, uint32)
-    for at in range(first, last, lane.shape.packets):
-        packets = min(lane.shape.packets, last - at)
+    begun = 0
+    while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         number = thread_index()
-        while number < packets:
-            i = (at + number) * each
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             a, b = load_elements(kind, source, start + i, count - i)
             post_to_all(lane, epoch, FIRST, number, a, b)
             number += block_size()
-        deliver(lane, epoch, FIRST, packets, True)
+        deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
         number = thread_index()
-        while number < packets:
-            i = (at + number) * each
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             collect(lane, epoch, FIRST, number, data)
             a, b = sum_of_data(kind, data, lane.shape.pes)
             store_elements(kind, target, to + i, count - i, a, b)
             number += block_size()
         finish(lane, EXCHANGE, epoch)
+        begun += lane.shape.packets
 
 
 @function
-def two_shot(lane, kind, source, target, first, last):
-    """Packets `first` to `last` of every PE's part: a reduce-scatter and an all-gather in one exchange (block)."""
+def two_shot(lane, kind, source, target, work):
+    """The block's packets of every PE's part: a reduce-scatter and an all-gather in one exchange (block)."""
     each = elements_of_packet(kind)
     data = local(lane.shape.pes_twice, uint32)
-    for at in range(first, last, lane.shape.packets):
-        packets = min(lane.shape.packets, last - at)
+    begun = 0
+    while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         number = thread_index()
-        while number < packets:
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             for p in range(lane.shape.pes):
-                a, b = load_part(kind, source, p, (at + number) * each)
+                a, b = load_part(kind, source, p, i)
                 post(lane, epoch, FIRST, number, p, a, b)
             number += block_size()
-        deliver(lane, epoch, FIRST, packets, False)
+        deliver(lane, epoch, FIRST, count_due(lane, work, begun), False)
         number = thread_index()
-        while number < packets:
+        while is_due(lane, work, begun, number):
             collect(lane, epoch, FIRST, number, data)
             a, b = sum_of_data(kind, data, lane.shape.pes)
             post_to_all(lane, epoch, SECOND, number, a, b)
             number += block_size()
-        deliver(lane, epoch, SECOND, packets, True)
+        deliver(lane, epoch, SECOND, count_due(lane, work, begun), True)
         number = thread_index()
-        while number < packets:
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             collect(lane, epoch, SECOND, number, data)
             for p in range(lane.shape.pes):
-                store_part(kind, target, p, (at + number) * each, data[2 * p], data[2 * p + 1])
+                store_part(kind, target, p, i, data[2 * p], data[2 * p + 1])
             number += block_size()
         finish(lane, EXCHANGE, epoch)
+        begun += lane.shape.packets

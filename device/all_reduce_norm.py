@@ -27,13 +27,16 @@ from .communicator import (
     EXCHANGE,
     FIRST,
     SHOWN,
+    Work,
     advance,
     begin,
+    count_due,
     divide_up,
-    even_share,
     finish,
+    is_due,
     limits_of,
     next_epoch,
+    packet_of,
 )
 from .element import (
     add_data,
@@ -58,23 +61,24 @@ def all_reduce_norm_block(lane, kind, source, start, residual, at, weight, of, t
     source. eps: float32. sums: float32 [warps of the block] in shared memory.
     """
     each = elements_of_packet(kind)
-    packets = divide_up(count, each)
+    work, begun = Work(divide_up(count, each), 0, 1), 0
     squares = float32(0)
-    for first in range(0, packets, lane.shape.packets):
-        last = min(packets, first + lane.shape.packets)
-        squares += reduce_residual(lane, kind, source, start, residual, at, count, first, last, False)
+    while begun < work.packets:
+        squares += reduce_residual(lane, kind, source, start, residual, at, count, work, begun, False)
         finish(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
+        begun += lane.shape.packets
     factor = norm_factor(squares, count, eps, sums)
-    for first in range(0, packets, lane.shape.packets):  # each thread its own packets again
-        last = min(packets, first + lane.shape.packets)
-        number = first + thread_index()
-        while number < last:
-            i = number * each
+    begun = 0
+    while begun < work.packets:  # each thread its own packets again
+        number = thread_index()
+        while is_due(lane, work, begun, number):
+            i = (begun + number) * each
             a, b = load_elements(kind, residual, at + i, count - i)
             weight_a, weight_b = load_elements(kind, weight, of + i, count - i)
             a, b = scale_words(kind, a, b, weight_a, weight_b, factor)
             store_elements(kind, target, to + i, count - i, a, b)
             number += block_size()
+        begun += lane.shape.packets
     sync_block()
 
 
@@ -83,17 +87,17 @@ def all_reduce_norm_grid(lane, kind, source, start, residual, at, weight, of, x,
     """One vector by all blocks, each of which has the whole result in the end: in its own `x` (grid).
 
     As `all_reduce_norm_block`, but x: uint32 in shared memory, the elements' bits, two words for each 8 bytes begun.
-    Each block adds its share into residual. At most as many blocks as 8 bytes fit `count` elements; as many in every
-    call with this communicator.
+    Each block adds its share into residual. At most a block for each 64 bytes of the vector, and as many in every call
+    with this communicator.
     """
     each = elements_of_packet(kind)
     packets = divide_up(count, each)
-    first, end = even_share(packets, block_index(), grid_size())
-    for begun in range(first, end, lane.shape.packets):
-        last = min(end, begun + lane.shape.packets)
-        reduce_residual(lane, kind, source, start, residual, at, count, begun, last, True)
-        if last < end:
+    work, begun = Work(packets, block_index(), grid_size()), 0
+    while packet_of(work, begun) < packets:
+        if begun > 0:
             finish(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
+        reduce_residual(lane, kind, source, start, residual, at, count, work, begun, True)
+        begun += lane.shape.packets
     squares = receive_hidden(lane, kind, packets, x)
     factor = norm_factor(squares, count, eps, sums)
     advance(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
@@ -107,33 +111,33 @@ def all_reduce_norm_grid(lane, kind, source, start, residual, at, weight, of, x,
 
 
 @function
-def reduce_residual(lane, kind, source, start, residual, at, count, first, last, publish):
-    """Packets `first` to `last` of the sum into residual; the thread's share of their squares' sum (block).
+def reduce_residual(lane, kind, source, start, residual, at, count, work, begun, show):
+    """An exchange's packets of the sum into residual; the thread's share of their squares' sum (block).
 
-    An exchange that the caller ends. publish: show hidden to all blocks of this PE.
+    The caller ends the exchange. show: let all blocks of this PE know what residual is now.
     """
     each = elements_of_packet(kind)
     data, sums = local(lane.shape.pes_twice, uint32), local(4, uint32)
     squares = float32(0)
-    epoch = begin(lane, EXCHANGE)
-    shown = next_epoch(lane, SHOWN)
+    epoch, shown = begin(lane, EXCHANGE), next_epoch(lane, SHOWN)
     number = thread_index()
-    while number < last - first:
-        i = (first + number) * each
+    while is_due(lane, work, begun, number):
+        i = packet_of(work, begun + number) * each
         a, b = load_elements(kind, source, start + i, count - i)
         post_to_all(lane, epoch, FIRST, number, a, b)
         number += block_size()
-    deliver(lane, epoch, FIRST, last - first, True)
+    deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
     number = thread_index()
-    while number < last - first:
-        i = (first + number) * each
+    while is_due(lane, work, begun, number):
+        packet = packet_of(work, begun + number)
+        i = packet * each
         a, b = load_elements(kind, residual, at + i, count - i)
         collect(lane, epoch, FIRST, number, data)
         add_data(kind, data, lane.shape.pes, sums)
         add_words(kind, a, b, sums)
         a, b = rounded_sums(kind, sums)
-        if publish:
-            word = 4 * ((shown & 1) * lane.shape.hidden_packets + first + number)
+        if show:
+            word = 4 * ((shown & 1) * lane.shape.hidden_packets + packet)
             store_packet(lane.hidden, word, a, uint32(shown), b, uint32(shown))
         else:
             squares += square_of_words(kind, a, b)

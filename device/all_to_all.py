@@ -1,7 +1,7 @@
 """All-to-all: part p of every PE's elements to rank p. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
-from .communicator import EXCHANGE, FIRST, begin, divide_up, finish, share
+from .communicator import EXCHANGE, FIRST, Work, begin, count_due, divide_up, finish, is_due, packet_of
 from .element import elements_of_packet, load_elements, store_elements
 from .exchange import (
     Parts,
@@ -37,24 +37,26 @@ def _all_to_all(lane, kind, source, start, target, to, count, part, parts):
     data = local(lane.shape.pes_twice, uint32)
     given = Parts(source, start, count, lane.shape.pes * count)
     taken = Parts(target, to, count, lane.shape.pes * count)
-    first, last = share(divide_up(count, each), part, parts)
-    for at in range(first, last, lane.shape.packets):
-        packets = min(lane.shape.packets, last - at)
+    work, begun = Work(divide_up(count, each), part, parts), 0
+    while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         number = thread_index()
-        while number < packets:
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             for p in range(lane.shape.pes):
-                a, b = load_part(kind, given, p, (at + number) * each)
+                a, b = load_part(kind, given, p, i)
                 post(lane, epoch, FIRST, number, p, a, b)
             number += block_size()
-        deliver(lane, epoch, FIRST, packets, False)
+        deliver(lane, epoch, FIRST, count_due(lane, work, begun), False)
         number = thread_index()
-        while number < packets:
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             collect(lane, epoch, FIRST, number, data)
             for p in range(lane.shape.pes):
-                store_part(kind, taken, p, (at + number) * each, data[2 * p], data[2 * p + 1])
+                store_part(kind, taken, p, i, data[2 * p], data[2 * p + 1])
             number += block_size()
         finish(lane, EXCHANGE, epoch)
+        begun += lane.shape.packets
 
 
 @function
@@ -77,23 +79,22 @@ def all_to_all_v_grid(lane, kind, source, starts, counts, target, tos, expected,
 @function
 def _all_to_all_v(lane, kind, source, starts, counts, target, tos, expected, most, part, parts):
     each = elements_of_packet(kind)
-    first, last = share(divide_up(most, each), part, parts)
-    for at in range(first, last, lane.shape.packets):
-        packets = min(lane.shape.packets, last - at)
+    work, begun = Work(divide_up(most, each), part, parts), 0
+    while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         greet(lane, epoch)
         number = thread_index()
-        while number < packets:
-            i = (at + number) * each
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             for p in range(lane.shape.pes):
                 if i < counts[p]:
                     a, b = load_elements(kind, source, starts[p] + i, counts[p] - i)
                     post(lane, epoch, FIRST, number, p, a, b)
             number += block_size()
-        deliver(lane, epoch, FIRST, packets, False)
+        deliver(lane, epoch, FIRST, count_due(lane, work, begun), False)
         number = thread_index()
-        while number < packets:
-            i = (at + number) * each
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             for p in range(lane.shape.pes):
                 if i < expected[p]:
                     a, b = collect_from(lane, epoch, FIRST, number, p)
@@ -101,3 +102,4 @@ def _all_to_all_v(lane, kind, source, starts, counts, target, tos, expected, mos
             number += block_size()
         await_greetings(lane, epoch)
         finish(lane, EXCHANGE, epoch)
+        begun += lane.shape.packets

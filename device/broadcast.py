@@ -1,7 +1,7 @@
 """Broadcast: one PE's elements on every PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, block_size, function, grid_size, thread_index
-from .communicator import EXCHANGE, FIRST, begin, divide_up, finish, share
+from .communicator import EXCHANGE, FIRST, Work, begin, count_due, divide_up, finish, is_due, packet_of
 from .element import elements_of_packet, load_elements, store_elements
 from .exchange import await_greetings, collect_from, deliver, greet, post_to_all
 
@@ -24,24 +24,23 @@ def broadcast_grid(lane, kind, source, start, target, to, count, root):
 @function
 def _broadcast(lane, kind, source, start, target, to, count, root, part, parts):
     each = elements_of_packet(kind)
-    first, last = share(divide_up(count, each), part, parts)
-    for at in range(first, last, lane.shape.packets):
-        packets = min(lane.shape.packets, last - at)
+    work, begun = Work(divide_up(count, each), part, parts), 0
+    while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         greet(lane, epoch)
-        if lane.rank == root:
-            number = thread_index()
-            while number < packets:
-                i = (at + number) * each
-                a, b = load_elements(kind, source, start + i, count - i)
-                post_to_all(lane, epoch, FIRST, number, a, b)
-                number += block_size()
-        deliver(lane, epoch, FIRST, packets if lane.rank == root else 0, True)
         number = thread_index()
-        while number < packets:
-            i = (at + number) * each
+        while lane.rank == root and is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
+            a, b = load_elements(kind, source, start + i, count - i)
+            post_to_all(lane, epoch, FIRST, number, a, b)
+            number += block_size()
+        deliver(lane, epoch, FIRST, count_due(lane, work, begun) if lane.rank == root else 0, True)
+        number = thread_index()
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             a, b = collect_from(lane, epoch, FIRST, number, root)
             store_elements(kind, target, to + i, count - i, a, b)
             number += block_size()
         await_greetings(lane, epoch)
         finish(lane, EXCHANGE, epoch)
+        begun += lane.shape.packets

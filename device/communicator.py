@@ -19,10 +19,11 @@ Communicator.__doc__ = """A kernel's argument, made by `PE.communicator`, which 
 
 shape: Constants: `pes` (pes_twice is 2 * pes, lane_words pes + 2), `lanes`, `packets` (of a lane and sender in one
 exchange), `put` (NVSHMEM's put_signal in place of packets), `hidden_packets`, `two_shot_bytes` (what is longer goes in
-two shots).
+two shots). packets is a multiple of LINE.
 rank: this PE's in the team. distances, pes: int64 [pes], heap distance and world number by rank.
-slots, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, lanes, packets, 4 words], the same with
-2 words, uint32 [receivers, lanes, packets, 2 words], uint64 [PHASES, senders, lanes].
+slots, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, packets / LINE, lanes, LINE, 4 words],
+uint32 [2 parities, 2 phases, senders, lanes, packets, 2 words], uint32 [receivers, lanes, packets, 2 words], uint64
+[PHASES, senders, lanes].
 hidden: uint32 [2 parities, hidden_packets, 4 words], what this PE's blocks tell each other.
 epochs: int64 [2 * lanes + 2]: each lane's next exchange, each lane's next `hidden`, how many blocks are in `sync_grid`,
 how often they have met there. watch: the limit of waits.
@@ -32,6 +33,8 @@ Lane.__doc__ = """A block's lane, as its kernel opened it: the communicator, wit
 
 FIRST, SECOND, MEETING, BARRIER_ALL = range(4)  # phases: a collective's two shots, and what signals alone serve
 PHASES = 4
+LINE_BITS = 3
+LINE = 1 << LINE_BITS  # packets in a line of the cache
 EXCHANGE, SHOWN = range(2)  # what a lane counts: its exchanges, and the vectors that a PE's blocks showed each other
 
 
@@ -108,9 +111,22 @@ def limits_of(comm):
 
 
 @function
-def place(comm, epoch, phase, sender, number):
-    """Where packet `number` of a sender stands, counted in packets: the same in slots and inbox (thread)."""
-    shape = comm.shape
+def slot_place(lane, epoch, phase, sender, number):
+    """Which of all slots is that of packet `number` of a sender (thread).
+
+    The lanes' lines stand one beside the other: slots that blocks poll at the same time must lie close together, or
+    some blocks wait four times as long as the others.
+    """
+    shape = lane.shape
+    row = ((epoch & 1) * 2 + phase) * shape.pes + sender
+    line = (row * (shape.packets >> LINE_BITS) + (number >> LINE_BITS)) * shape.lanes + block_index()
+    return (line << LINE_BITS) + (number & (LINE - 1))
+
+
+@function
+def box_place(lane, epoch, phase, sender, number):
+    """The same in the inbox, where what is put at once stands together."""
+    shape = lane.shape
     row = (((epoch & 1) * 2 + phase) * shape.pes + sender) * shape.lanes + block_index()
     return row * shape.packets + number
 
@@ -126,16 +142,25 @@ def divide_up(count, parts):
     return int64(uint32(count + parts - 1) // uint32(parts))
 
 
-@function
-def even_share(count, part, parts):
-    """`share` of which each part has one if there are as many (thread)."""
-    first, end = uint32(count * part) // uint32(parts), uint32(count * (part + 1)) // uint32(parts)
-    return int64(first), int64(end)
+Work = namedtuple("Work", "packets part parts")
+Work.__doc__ = """A message's packets, of which a block does part `part` of `parts`: lines of packets in turn."""
 
 
 @function
-def share(count, part, parts):
-    """The first of `count` things that part `part` of `parts` does, and the one after its last."""
-    each = divide_up(count, parts)
-    first = min(count, part * each)
-    return first, min(count, first + each)
+def packet_of(work, number):
+    """The message's packet that is the block's `number`-th; `work.packets` or more where there is none (thread)."""
+    line = (number >> LINE_BITS) * work.parts + work.part
+    return (line << LINE_BITS) + (number & (LINE - 1))
+
+
+@function
+def is_due(lane, work, begun, number):
+    """Whether an exchange that begins at the block's packet `begun` has a `number`-th one (thread)."""
+    return number < lane.shape.packets and packet_of(work, begun + number) < work.packets
+
+
+@function
+def count_due(lane, work, begun):
+    """How many it has, in whole lines (thread)."""
+    lines = divide_up(max(0, divide_up(work.packets, LINE) - work.part), work.parts)
+    return min(lane.shape.packets, (lines << LINE_BITS) - begun)

@@ -23,7 +23,7 @@ from .backend import (
     uint32,
     uint64,
 )
-from .communicator import MEETING, limits_of, place, signal_place
+from .communicator import MEETING, box_place, limits_of, signal_place, slot_place
 from .element import load_elements, store_elements
 from .packets import receive, receive_from_all
 from .shmem import wait_for_epoch
@@ -54,7 +54,7 @@ def post(lane, epoch, phase, number, p, first, second):
     if lane.shape.put:
         _store_out(lane, p, number, first, second)
     else:
-        at, tag = 4 * place(lane, epoch, phase, lane.rank, number), uint32(epoch)
+        at, tag = 4 * slot_place(lane, epoch, phase, lane.rank, number), uint32(epoch)
         store_packet(peer(lane.slots, lane.distances[p]), at, first, tag, second, tag)
 
 
@@ -64,7 +64,7 @@ def post_to_all(lane, epoch, phase, number, first, second):
     if lane.shape.put:
         _store_out(lane, 0, number, first, second)
     else:
-        at, tag = 4 * place(lane, epoch, phase, lane.rank, number), uint32(epoch)
+        at, tag = 4 * slot_place(lane, epoch, phase, lane.rank, number), uint32(epoch)
         for p in range(lane.shape.pes):
             store_packet(peer(lane.slots, lane.distances[p]), at, first, tag, second, tag)
 
@@ -91,7 +91,7 @@ def deliver(lane, epoch, phase, count, same):
 @function
 def _put(lane, epoch, phase, count, row, p):
     """Row `row` of the outbox to PE `p`, and the signal, also where there is nothing to say (block)."""
-    to = 2 * place(lane, epoch, phase, lane.rank, 0)
+    to = 2 * box_place(lane, epoch, phase, lane.rank, 0)
     start = 2 * (row * lane.shape.lanes + block_index()) * lane.shape.packets
     at = signal_place(lane, phase, lane.rank)
     if count > 0:
@@ -114,23 +114,23 @@ def wait_for_signals(lane, epoch, phase, operation):
 @function
 def collect(lane, epoch, phase, number, data):
     """Every PE's packet `number`: its words to `data`, uint32 [2 * pes] (thread)."""
-    at = place(lane, epoch, phase, 0, number)
     step = lane.shape.lanes * lane.shape.packets
     if lane.shape.put:
+        at = box_place(lane, epoch, phase, 0, number)
         for p in range(lane.shape.pes):
             data[2 * p], data[2 * p + 1] = load_pair(lane.inbox, 2 * (at + p * step))
     else:
-        limits = limits_of(lane)
+        at, limits = slot_place(lane, epoch, phase, 0, number), limits_of(lane)
         receive_from_all(lane.shape, lane.slots, 4 * at, 4 * step, uint32(epoch), data, limits, COLLECTIVE, 0)
 
 
 @function
 def collect_from(lane, epoch, phase, number, p):
     """PE p's packet `number`: its two words (thread)."""
-    at = place(lane, epoch, phase, p, number)
     if lane.shape.put:
-        return load_pair(lane.inbox, 2 * at)
-    return receive(lane.slots, 4 * at, uint32(epoch), limits_of(lane), COLLECTIVE, p)
+        return load_pair(lane.inbox, 2 * box_place(lane, epoch, phase, p, number))
+    at = 4 * slot_place(lane, epoch, phase, p, number)
+    return receive(lane.slots, at, uint32(epoch), limits_of(lane), COLLECTIVE, p)
 
 
 # --- where not every PE has data for every other: all hear from all the same ---

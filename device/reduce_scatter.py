@@ -1,7 +1,7 @@
 """Reduce-scatter: the sum of every PE's elements, a part to each PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
-from .communicator import EXCHANGE, FIRST, begin, divide_up, finish, share
+from .communicator import EXCHANGE, FIRST, Work, begin, count_due, divide_up, finish, is_due, packet_of
 from .element import elements_of_packet, store_elements, sum_of_data
 from .exchange import Parts, collect, deliver, load_part, post
 
@@ -27,22 +27,23 @@ def _reduce_scatter(lane, kind, source, start, target, to, count, part, parts):
     each = elements_of_packet(kind)
     data = local(lane.shape.pes_twice, uint32)
     given = Parts(source, start, count, lane.shape.pes * count)
-    first, last = share(divide_up(count, each), part, parts)
-    for at in range(first, last, lane.shape.packets):
-        packets = min(lane.shape.packets, last - at)
+    work, begun = Work(divide_up(count, each), part, parts), 0
+    while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         number = thread_index()
-        while number < packets:
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             for p in range(lane.shape.pes):
-                a, b = load_part(kind, given, p, (at + number) * each)
+                a, b = load_part(kind, given, p, i)
                 post(lane, epoch, FIRST, number, p, a, b)
             number += block_size()
-        deliver(lane, epoch, FIRST, packets, False)
+        deliver(lane, epoch, FIRST, count_due(lane, work, begun), False)
         number = thread_index()
-        while number < packets:
-            i = (at + number) * each
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             collect(lane, epoch, FIRST, number, data)
             a, b = sum_of_data(kind, data, lane.shape.pes)
             store_elements(kind, target, to + i, count - i, a, b)
             number += block_size()
         finish(lane, EXCHANGE, epoch)
+        begun += lane.shape.packets

@@ -74,11 +74,11 @@ class Calls:
         return device.prepare(compiled, grid, block, tuple(args), shared_bytes=shared, together=False, early=True)
 
     def _launch(self, name, numbers, nbytes):
-        """Blocks and their threads. A packet holds 8 bytes; a norm has at least one of them for each block."""
+        """Blocks and their threads. A block does 64 bytes at least: a line of packets, of 8 bytes each."""
         _, grid, block = self._choice.row(nbytes)
         if name == "all_reduce_norm_rows":
             grid = numbers[1]
-        return max(1, min(grid, self._channel.extent.lanes, nbytes // 8)), block
+        return max(1, min(grid, self._channel.extent.lanes, nbytes // 64)), block
 
     def free(self):
         self._together.free()

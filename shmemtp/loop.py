@@ -10,6 +10,7 @@ from .algorithm import NEVER
 from .channel import Channel, Extent
 from .errors import InputError, ShmemtpError
 from .plan import Plan
+from .product import round_up
 from .resident import ResidentModel
 
 __all__ = ["DecodeLoop"]
@@ -41,7 +42,9 @@ class DecodeLoop:
         self._failed: BaseException | None = None
         self._constants = Constants(**plan.constants)
         self._channels = device.array(plan.channels["words"], np.uint32)
-        self._channel = Channel(pe, team, Extent(plan.grid, plan.layout.o.pairs_per_block, plan.put), NEVER)
+        self._channel = Channel(
+            pe, team, Extent(plan.grid, round_up(plan.layout.o.pairs_per_block, 8), plan.put), NEVER
+        )
         self._votes = _vote_memory(pe, plan)
         self._prompt, self._stops = device.array(plan.max_context, np.int64), device.array(MOST_STOPS, np.int64)
         self._control, self._progress = device.mapped(1, np.int64), device.mapped(2, np.int64)

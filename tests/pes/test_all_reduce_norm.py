@@ -103,7 +103,7 @@ def test_each_block_alone(pe, algorithm, kind):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-@pytest.mark.parametrize("count", [64, 333])
+@pytest.mark.parametrize("count", [100, 333])
 def test_the_whole_grid(pe, count, shape):
     """Again and again: the packets among the blocks have two places."""
     grid, block = shape
