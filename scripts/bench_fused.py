@@ -29,7 +29,14 @@ def parse(argv):
     hidden = [nbytes // np.dtype(STORED[options.datatype]).itemsize for nbytes in sizes(options)]
     if hidden[-1] > MOST_HIDDEN or hidden[0] < 1:
         raise InputError(f"a hidden state has 1 to {MOST_HIDDEN} elements, not {hidden[0]} to {hidden[-1]}")
+    if options.launch and options.launch[0] > most_blocks(options.minbytes):
+        raise InputError(f"at most {most_blocks(options.minbytes)} blocks can share {options.minbytes} bytes")
     return options, hidden
+
+
+def most_blocks(nbytes):
+    """Of a kernel that shares a vector: each does 64 bytes of it at least."""
+    return max(1, nbytes // 64)
 
 
 def rows(contest, hidden):
@@ -37,15 +44,15 @@ def rows(contest, hidden):
     pe, options = contest.pe, contest.options
     nbytes = hidden * np.dtype(STORED[options.datatype]).itemsize
     common = ("all_reduce_norm", nbytes, hidden, options.datatype, "sum", 2 * (pe.size - 1) / pe.size)
-    grid, block = options.launch or (pe.device.multiprocessors, BLOCKS[pe.backend])
-    grid = min(grid, max(1, nbytes // 8))  # a packet for each block
+    grid, block = options.launch or (min(pe.device.multiprocessors, most_blocks(nbytes)), BLOCKS[pe.backend])
     for algorithm in contest.algorithms:
-        comm = contest.communicator(algorithm, "kernel") if algorithm != "auto" else None
+        if algorithm == "auto":
+            continue  # in a kernel that is one of the others
+        comm = contest.communicator(algorithm, grid)
         row = Row(*common, f"kernel, {algorithm}", launch=f"{grid}x{block}", note="" if comm else "no P2P reach")
         if comm:
             row.times, row.wrong = contest.kernels.all_reduce_norm(comm, hidden, grid, block)
-        if algorithm != "auto":
-            yield row
+        yield row
     if options.launches:
         for algorithm in contest.algorithms:
             yield contest.ours(common, algorithm, lambda comm: contest.calls.all_reduce_norm(comm, hidden))

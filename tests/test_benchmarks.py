@@ -103,6 +103,7 @@ def test_fused(tmp_path):
         (["collectives", "--operation", "all_reduce,sum"], "there is no 'sum': choose from all_reduce, "),
         (["collectives", "--algorithm", "ring"], "there is no 'ring': choose from auto, one-shot, "),
         (["fused", "-d", "int32"], "'int32'"),
+        (["fused", "--launch", "200x64"], "at most 128 blocks can share 8192 bytes"),
         (["fused", "-e", "1M"], "a hidden state has 1 to 16384 elements, not 4096 to 524288"),
     ],
 )
