@@ -29,19 +29,21 @@ def _all_gather(lane, kind, source, start, target, to, count, part, parts):
     work, begun = Work(divide_up(count, each), part, parts), 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             a, b = load_elements(kind, source, start + i, count - i)
             post_to_all(lane, epoch, FIRST, number, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             collect(lane, epoch, FIRST, number, data)
             for p in range(lane.shape.pes):
                 store_part(kind, gathered, p, i, data[2 * p], data[2 * p + 1])
             number += block_size()
+            packet = packet_of(work, begun + number)
         finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets

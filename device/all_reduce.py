@@ -48,20 +48,22 @@ def one_shot(lane, kind, source, start, target, to, count, work):
     begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             a, b = load_elements(kind, source, start + i, count - i)
             post_to_all(lane, epoch, FIRST, number, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             collect(lane, epoch, FIRST, number, data)
             a, b = sum_of_data(kind, data, lane.shape.pes)
             store_elements(kind, target, to + i, count - i, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets
 
@@ -74,27 +76,30 @@ def two_shot(lane, kind, source, target, work):
     begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             for p in range(lane.shape.pes):
                 a, b = load_part(kind, source, p, i)
                 post(lane, epoch, FIRST, number, p, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         deliver(lane, epoch, FIRST, count_due(lane, work, begun), False)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
             collect(lane, epoch, FIRST, number, data)
             a, b = sum_of_data(kind, data, lane.shape.pes)
             post_to_all(lane, epoch, SECOND, number, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         deliver(lane, epoch, SECOND, count_due(lane, work, begun), True)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             collect(lane, epoch, SECOND, number, data)
             for p in range(lane.shape.pes):
                 store_part(kind, target, p, i, data[2 * p], data[2 * p + 1])
             number += block_size()
+            packet = packet_of(work, begun + number)
         finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets

@@ -70,14 +70,15 @@ def all_reduce_norm_block(lane, kind, source, start, residual, at, weight, of, t
     factor = norm_factor(squares, count, eps, sums)
     begun = 0
     while begun < work.packets:  # each thread its own packets again
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = (begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             a, b = load_elements(kind, residual, at + i, count - i)
             weight_a, weight_b = load_elements(kind, weight, of + i, count - i)
             a, b = scale_words(kind, a, b, weight_a, weight_b, factor)
             store_elements(kind, target, to + i, count - i, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         begun += lane.shape.packets
     sync_block()
 
@@ -120,16 +121,16 @@ def reduce_residual(lane, kind, source, start, residual, at, count, work, begun,
     data, sums = local(lane.shape.pes_twice, uint32), local(4, uint32)
     squares = float32(0)
     epoch, shown = begin(lane, EXCHANGE), next_epoch(lane, SHOWN)
-    number = thread_index()
-    while is_due(lane, work, begun, number):
-        i = packet_of(work, begun + number) * each
+    number, packet = thread_index(), packet_of(work, begun + thread_index())
+    while is_due(lane, work, number, packet):
+        i = packet * each
         a, b = load_elements(kind, source, start + i, count - i)
         post_to_all(lane, epoch, FIRST, number, a, b)
         number += block_size()
-    deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
-    number = thread_index()
-    while is_due(lane, work, begun, number):
         packet = packet_of(work, begun + number)
+    deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
+    number, packet = thread_index(), packet_of(work, begun + thread_index())
+    while is_due(lane, work, number, packet):
         i = packet * each
         a, b = load_elements(kind, residual, at + i, count - i)
         collect(lane, epoch, FIRST, number, data)
@@ -143,6 +144,7 @@ def reduce_residual(lane, kind, source, start, residual, at, count, work, begun,
             squares += square_of_words(kind, a, b)
         store_elements(kind, residual, at + i, count - i, a, b)
         number += block_size()
+        packet = packet_of(work, begun + number)
     return squares
 
 

@@ -40,21 +40,23 @@ def _all_to_all(lane, kind, source, start, target, to, count, part, parts):
     work, begun = Work(divide_up(count, each), part, parts), 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             for p in range(lane.shape.pes):
                 a, b = load_part(kind, given, p, i)
                 post(lane, epoch, FIRST, number, p, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         deliver(lane, epoch, FIRST, count_due(lane, work, begun), False)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             collect(lane, epoch, FIRST, number, data)
             for p in range(lane.shape.pes):
                 store_part(kind, taken, p, i, data[2 * p], data[2 * p + 1])
             number += block_size()
+            packet = packet_of(work, begun + number)
         finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets
 
@@ -83,23 +85,25 @@ def _all_to_all_v(lane, kind, source, starts, counts, target, tos, expected, mos
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         greet(lane, epoch)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             for p in range(lane.shape.pes):
                 if i < counts[p]:
                     a, b = load_elements(kind, source, starts[p] + i, counts[p] - i)
                     post(lane, epoch, FIRST, number, p, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         deliver(lane, epoch, FIRST, count_due(lane, work, begun), False)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             for p in range(lane.shape.pes):
                 if i < expected[p]:
                     a, b = collect_from(lane, epoch, FIRST, number, p)
                     store_elements(kind, target, tos[p] + i, expected[p] - i, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         await_greetings(lane, epoch)
         finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets

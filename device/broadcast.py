@@ -28,19 +28,21 @@ def _broadcast(lane, kind, source, start, target, to, count, root, part, parts):
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         greet(lane, epoch)
-        number = thread_index()
-        while lane.rank == root and is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while lane.rank == root and is_due(lane, work, number, packet):
+            i = packet * each
             a, b = load_elements(kind, source, start + i, count - i)
             post_to_all(lane, epoch, FIRST, number, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         deliver(lane, epoch, FIRST, count_due(lane, work, begun) if lane.rank == root else 0, True)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             a, b = collect_from(lane, epoch, FIRST, number, root)
             store_elements(kind, target, to + i, count - i, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         await_greetings(lane, epoch)
         finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets

@@ -5,8 +5,8 @@ counts its exchanges in epochs; the memory of one exchange serves again two epoc
 exchange has every PE hear from every other: what comes from a PE in epoch k was sent after it had read all of epoch
 k - 1, so what is stored in epoch k + 1 meets a slot that has been read.
 
-What the threads of a block share is looped over with `while`: a `range` whose step is no constant divides 64-bit
-numbers before its first turn, 60 ns on a GPU.
+A hop takes about 1400 cycles, so what stands before and after it is kept short: 32-bit numbers where they suffice, and
+`while` for what a block's threads share, for a `range` whose step is no constant divides 64-bit numbers first.
 """
 
 from collections import namedtuple
@@ -118,9 +118,10 @@ def slot_place(lane, epoch, phase, sender, number):
     some blocks wait four times as long as the others.
     """
     shape = lane.shape
-    row = ((epoch & 1) * 2 + phase) * shape.pes + sender
-    line = (row * (shape.packets >> LINE_BITS) + (number >> LINE_BITS)) * shape.lanes + block_index()
-    return (line << LINE_BITS) + (number & (LINE - 1))
+    row = uint32(((uint32(epoch) & uint32(1)) * uint32(2) + uint32(phase)) * uint32(shape.pes) + uint32(sender))
+    line = uint32(row * uint32(shape.packets >> LINE_BITS) + uint32(number >> LINE_BITS))
+    line = uint32(line * uint32(shape.lanes) + uint32(block_index()))
+    return int64(uint32(line << uint32(LINE_BITS)) | uint32(number & (LINE - 1)))
 
 
 @function
@@ -149,14 +150,14 @@ Work.__doc__ = """A message's packets, of which a block does part `part` of `par
 @function
 def packet_of(work, number):
     """The message's packet that is the block's `number`-th; `work.packets` or more where there is none (thread)."""
-    line = (number >> LINE_BITS) * work.parts + work.part
-    return (line << LINE_BITS) + (number & (LINE - 1))
+    line = uint32(uint32(number >> LINE_BITS) * uint32(work.parts) + uint32(work.part))
+    return int64(uint32(line << uint32(LINE_BITS)) | uint32(number & (LINE - 1)))
 
 
 @function
-def is_due(lane, work, begun, number):
-    """Whether an exchange that begins at the block's packet `begun` has a `number`-th one (thread)."""
-    return number < lane.shape.packets and packet_of(work, begun + number) < work.packets
+def is_due(lane, work, number, packet):
+    """Whether an exchange has a `number`-th packet of the block's, which is `packet` of the message (thread)."""
+    return number < lane.shape.packets and packet < work.packets
 
 
 @function

@@ -21,6 +21,8 @@ from .communicator import BARRIER_ALL, EXCHANGE, begin, finish, limits_of, signa
 from .exchange import wait_for_signals
 from .watch import BARRIER, GRID, LEAVE, keep_waiting
 
+LONG_NAP = 200  # nanoseconds: blocks that wait for long for one word keep others from words beside it
+
 
 @function
 def sync_grid(lane):
@@ -46,7 +48,7 @@ def _meet(lane, arrived, meetings):
     polls = began = 0
     while load_acquire(lane.epochs, meetings) == meeting and began != LEAVE:
         polls += 1
-        began = keep_waiting(limits, polls, began, GRID, lane.rank, block_index(), meeting + 1, meeting, 0)
+        began = keep_waiting(limits, polls, began, GRID, lane.rank, block_index(), meeting + 1, meeting, LONG_NAP)
 
 
 @function

@@ -30,20 +30,22 @@ def _reduce_scatter(lane, kind, source, start, target, to, count, part, parts):
     work, begun = Work(divide_up(count, each), part, parts), 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             for p in range(lane.shape.pes):
                 a, b = load_part(kind, given, p, i)
                 post(lane, epoch, FIRST, number, p, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         deliver(lane, epoch, FIRST, count_due(lane, work, begun), False)
-        number = thread_index()
-        while is_due(lane, work, begun, number):
-            i = packet_of(work, begun + number) * each
+        number, packet = thread_index(), packet_of(work, begun + thread_index())
+        while is_due(lane, work, number, packet):
+            i = packet * each
             collect(lane, epoch, FIRST, number, data)
             a, b = sum_of_data(kind, data, lane.shape.pes)
             store_elements(kind, target, to + i, count - i, a, b)
             number += block_size()
+            packet = packet_of(work, begun + number)
         finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets

@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 from cuda.bindings import driver
 
+from .current import enter
 from .errors import check
 
 __all__ = ["DeviceArray", "MappedArray", "view"]
@@ -33,12 +34,15 @@ class DeviceArray:
         if start < 0 or start + values.size > self.size:
             raise ValueError(f"{values.size} elements do not fit at {start} of {self.size}")
         if values.size:
+            enter()
             check(driver.cuMemcpyHtoD(self.address + start * self.dtype.itemsize, values.ctypes.data, values.nbytes))
+            check(driver.cuStreamSynchronize(0))  # the last of it may still be under way, and no kernel waits for it
 
     def numpy(self):
         """A copy on the host."""
         out = np.empty(self.shape, self.dtype)
         if out.size:
+            enter()
             check(driver.cuMemcpyDtoH(out.ctypes.data, self.address, out.nbytes))
         return out
 

@@ -13,6 +13,9 @@ from cuda.core import Device as CudaDevice
 
 from shmemtp.errors import ShmemtpError
 
+from .current import enter
+from .errors import check
+
 NVSHMEM_STATE = b"nvshmemi_device_state_d"  # a cubin that names it calls NVSHMEM
 
 
@@ -71,23 +74,26 @@ class Heap:
 
     def allocate(self, nbytes):
         """Collective: the same number of bytes on every PE. Returns this PE's address of zeroed memory."""
+        enter()
         try:
             buffer = nvshmem.buffer(max(128, nbytes))
         except nvshmem.NvshmemError as error:
             raise ShmemtpError(f"the symmetric heap has no room for {nbytes} bytes ({error})") from error
         address = int(buffer.handle)
         self._buffers[address] = buffer
-        driver.cuMemsetD8(address, 0, max(128, nbytes))
-        driver.cuCtxSynchronize()
+        check(driver.cuMemsetD8(address, 0, max(128, nbytes)))
+        check(driver.cuStreamSynchronize(0))  # a memset is not waited for
         self.comm.Barrier()  # nobody stores into memory that its owner still clears
         return address
 
     def free(self, address):
         """Collective."""
+        enter()
         nvshmem.free(self._buffers.pop(address))
 
     def close(self):
         """Collective: frees what is left and leaves NVSHMEM."""
         for address in list(self._buffers):
             self.free(address)
+        enter()
         nvshmem.finalize()

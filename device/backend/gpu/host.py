@@ -3,12 +3,13 @@
 import time
 import weakref
 
-from cuda.bindings import driver
+from cuda.bindings import driver, runtime
 from cuda.core import Device as CudaDevice
 
 from .arguments import argument_type
 from .arrays import DeviceArray, MappedArray, view
 from .compile import Machine, compile_cubin
+from .current import adopt, enter
 from .errors import check
 from .heap import Heap
 from .launch import Compiled, Launch
@@ -19,7 +20,6 @@ from .words import WARP_SIZE
 __all__ = ["Compiled", "Device", "DeviceArray", "Heap", "Launch", "MappedArray", "Prepared", "view"]
 
 MAX_BLOCK = 1024
-ORDINAL = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 
 
 class Device:
@@ -31,6 +31,7 @@ class Device:
         check(driver.cuInit(0))
         self.cuda = CudaDevice(local_rank)
         self.cuda.set_current()
+        adopt()
         properties = self.cuda.properties
         self.name = self.cuda.name
         self.multiprocessors = properties.multiprocessor_count
@@ -49,25 +50,31 @@ class Device:
 
     def memory(self):
         """(free, total) bytes of device memory."""
+        enter()
         return tuple(check(driver.cuMemGetInfo()))
 
     def array(self, shape, dtype):
+        enter()
         array = DeviceArray(0, shape, dtype)
         array.address = int(check(driver.cuMemAlloc(max(16, array.nbytes))))
         array._owner = weakref.finalize(array, driver.cuMemFree, array.address)
         check(driver.cuMemsetD8(array.address, 0, max(16, array.nbytes)))
+        check(driver.cuStreamSynchronize(0))  # the host does not wait for a memset, nor does a kernel
         return array
 
     def mapped(self, shape, dtype):
+        enter()
         return MappedArray(shape, dtype)
 
     def compile(self, kernel, args, block=MAX_BLOCK):
         began = time.perf_counter()
         cubin = compile_cubin(kernel, tuple(argument_type(value) for value in args), block, self.machine)
+        enter()
         return Compiled(cubin, time.perf_counter() - began)
 
     def prepare(self, compiled, grid, block, args, shared_bytes=0, warp=None, together=True, early=False):
         """A launch of `compiled` on grid x block threads, to be started; `warp` is for the emulator, a GPU's is 32."""
+        enter()
         compiled.allow_shared(shared_bytes)
         return Prepared(compiled, configuration(grid, block, shared_bytes, together, early), args, self._stream)
 
@@ -77,10 +84,12 @@ class Device:
 
     def replay(self, call, times):
         """What `call()` starts on the device's own stream, so many times over, as one CUDA graph: a `Replay`."""
+        enter()
         return Replay(self._stream, call, times)
 
     def capturing(self, stream=None):
         """Whether a stream, a handle (int; None: the device's own), is being captured into a CUDA graph."""
+        enter()
         status, state = driver.cuStreamIsCapturing(self._stream if stream is None else driver.CUstream(stream))
         if status == driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_IMPLICIT:  # the default stream, beside one that is
             return True
@@ -88,9 +97,11 @@ class Device:
 
     def synchronize(self, stream=None):
         """Returns when all that was started on a stream has ended; raises if it failed."""
+        enter()
         check(driver.cuStreamSynchronize(self._stream if stream is None else driver.CUstream(stream)))
 
     def locate(self, address):
         """The ordinal of the GPU whose memory this is; None where CUDA knows of none."""
-        status, ordinal = driver.cuPointerGetAttribute(ORDINAL, address)
-        return ordinal if status == driver.CUresult.CUDA_SUCCESS else None
+        status, found = runtime.cudaPointerGetAttributes(address)  # some versions' driver bindings always say 0
+        known = status == runtime.cudaError_t.cudaSuccess and found.device >= 0
+        return found.device if known else None

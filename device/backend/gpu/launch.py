@@ -2,6 +2,7 @@
 
 from cuda.bindings import driver
 
+from .current import enter
 from .errors import check
 from .heap import NVSHMEM_STATE, attach_library, detach_library
 
@@ -47,6 +48,7 @@ class Launch:
 
     def done(self):
         """True once it has ended; raises if it failed. Does not wait."""
+        enter()
         status = driver.cuStreamQuery(self._stream)[0]
         if status == driver.CUresult.CUDA_ERROR_NOT_READY:
             return False
@@ -55,4 +57,5 @@ class Launch:
 
     def wait(self):
         """Returns when the kernel has ended; raises if it failed."""
+        enter()
         check(driver.cuStreamSynchronize(self._stream))

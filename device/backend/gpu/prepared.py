@@ -7,6 +7,7 @@ from cuda.bindings import driver
 from .arguments import pack
 from .arrays import DeviceArray
 from .constants import Constants
+from .current import enter
 from .errors import check
 from .launch import Launch
 
@@ -58,6 +59,7 @@ class Prepared:
         if changes:
             for position, value in changes.items():
                 self._changeable[position].value = value
+        enter()
         config = self._config
         config.hStream = stream = self._own_stream if stream is None else driver.CUstream(stream)
         check(driver.cuLaunchKernelEx(config, self._compiled.function, self._parameters, 0))

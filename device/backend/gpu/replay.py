@@ -4,6 +4,7 @@ import weakref
 
 from cuda.bindings import driver
 
+from .current import enter
 from .errors import check
 
 __all__ = ["Replay"]
@@ -35,6 +36,7 @@ class Replay:
 
         The first run hides what starting costs the host, and has PEs that communicate begin together.
         """
+        enter()
         check(driver.cuGraphLaunch(self._graph, self._stream))
         check(driver.cuEventRecord(self._began, self._stream))
         check(driver.cuGraphLaunch(self._graph, self._stream))
