@@ -21,8 +21,11 @@ def why_not(pe):
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed"
     import torch
+    import torch.distributed as dist
 
-    return None if torch.cuda.is_available() else "torch sees no GPU"
+    if not torch.cuda.is_available():
+        return "torch sees no GPU"
+    return None if dist.is_available() and dist.is_nccl_available() else "torch has no NCCL"
 
 
 @dataclass(frozen=True)

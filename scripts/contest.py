@@ -21,7 +21,7 @@ class Contest:
     def __init__(self, pe, options, algorithms):
         self.pe, self.options, self.algorithms = pe, options, options.algorithm or algorithms
         self.timing = "graph" if pe.backend == "gpu" else "host"
-        self._why_not = why_not(pe)
+        self._why_not = next(filter(None, pe.comm.allgather(why_not(pe))), None)
         self.contenders = None if self._why_not or not options.launches else Contenders(pe)
         self.kernels, self.calls = KernelRounds(pe, options), HostCalls(pe, options, self.contenders)
         self._communicators = {}
