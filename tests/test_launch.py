@@ -1,5 +1,6 @@
 """The launcher: mpirun with the environment that PEs want."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -8,7 +9,13 @@ from pathlib import Path
 
 import shmemtp.launch
 
-SHOW = "from mpi4py import MPI; import os; w = MPI.COMM_WORLD; print(w.rank, w.size, len(os.sched_getaffinity(0)))"
+SHOW = """
+from mpi4py import MPI; import os
+world = MPI.COMM_WORLD
+seen = world.gather((world.rank, world.size, len(os.sched_getaffinity(0))))
+if world.rank == 0:  # lines of several PEs may mingle
+    print(seen)
+"""
 
 
 def launch(*arguments, **changes):
@@ -20,8 +27,7 @@ def test_starts_more_pes_than_cores_and_binds_none():
     pes = (os.cpu_count() or 1) + 1
     done = launch("-n", str(pes), sys.executable, "-c", SHOW)
     assert done.returncode == 0, done.stderr
-    seen = sorted(tuple(map(int, line.split())) for line in done.stdout.splitlines())
-    assert seen == [(rank, pes, len(os.sched_getaffinity(0))) for rank in range(pes)]
+    assert ast.literal_eval(done.stdout) == [(rank, pes, len(os.sched_getaffinity(0))) for rank in range(pes)]
 
 
 def test_passes_the_status_on():
@@ -41,6 +47,16 @@ def test_text_comes_before_its_line_ends():
 def test_command_is_this_installations():
     done = launch("-n", "1", "python", "-c", "import sys; print(sys.executable)", PATH="/usr/bin:/bin")
     assert Path(done.stdout.strip()).parent == Path(sys.executable).parent
+
+
+def test_mpirun_is_not_started_by_its_path(monkeypatch):
+    """Open MPI 4 would then put its own folder, /usr/bin say, before this installation's."""
+    started = []
+    monkeypatch.setattr(sys, "argv", ["shmemtp.launch", "-n", "1", "true"])
+    monkeypatch.setattr(os, "execve", lambda *args: started.append(args))
+    shmemtp.launch.main()
+    ((path, arguments, _),) = started
+    assert os.path.isabs(path) and arguments[0] == "mpirun"
 
 
 def test_users_settings_stand():
