@@ -13,6 +13,7 @@ from mpi4py import MPI
 import shmemtp
 from shmemtp.device.backend import NAME, view
 
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else JAX takes most of every GPU, for good
 SECONDS = 120  # a test takes no longer on any PE
 SHAPES = {  # grid, block, warp
     "emulator": [(1, 1, 1), (2, 1, 1), (5, 2, 1), (2, 4, 4), (3, 8, 4), (1, 32, 32)],

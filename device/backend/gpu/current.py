@@ -19,5 +19,5 @@ def adopt():
 
 
 def enter():
-    """Makes it current. Whatever allocates, copies, loads, starts or waits calls this first; 0.2 us."""
+    """Makes it current. Whatever allocates, copies, loads, starts or waits calls this first."""
     check(driver.cuCtxSetCurrent(_own))
