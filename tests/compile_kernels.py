@@ -138,7 +138,25 @@ def collective_rounds(name, shape, arguments, pes=8, put=False, shared_bytes=0):
     return pe.device.cubins[name], MOST_THREADS, shared_bytes
 
 
+def call(name, *arguments, pes=8):
+    """A kernel of the host's calls, over `arguments` as `collective_rounds` has them."""
+    from shmemtp.device import calls
+
+    pe = paper_pe(pes)
+    args = [paper_array(each) if isinstance(each, type) else each for each in arguments]
+    pe.device.compile(getattr(calls, name), (Constants(kind=1), paper_communicator(pe), *args), MOST_THREADS)
+    return pe.device.cubins[name], MOST_THREADS, 0
+
+
 BF16, NUMBERS = np.uint16, np.int64
+SOURCE_AND_TARGET = (BF16, 0, BF16, 0)
+NORMED = (*SOURCE_AND_TARGET, BF16, 0, BF16, 0, 4096, 1, np.float32(1e-5))
+CALLS = {
+    **{name: partial(call, name, *SOURCE_AND_TARGET, 8) for name in ("all_reduce", "all_gather", "reduce_scatter")},
+    "all_to_all": partial(call, "all_to_all", *SOURCE_AND_TARGET, 8),
+    "broadcast": partial(call, "broadcast", *SOURCE_AND_TARGET, 8, 0),
+    **{name: partial(call, name, *NORMED) for name in ("all_reduce_norm_rows", "all_reduce_norm_vectors")},
+}
 NORM = (BF16, 64, BF16, BF16, np.uint32, np.float32(1e-5))
 COLLECTIVE = (BF16, 64, BF16, 64, 8)
 UNEVEN = (BF16, NUMBERS, NUMBERS, BF16, NUMBERS, NUMBERS, 8)
@@ -163,6 +181,7 @@ BENCHMARKS = {
     ),
 }
 CASES = {
+    **CALLS,
     **BENCHMARKS,
     **{f"decode llama-3.1-8b TP {tp}": partial(decode, "llama-3.1-8b", tp) for tp in (1, 2, 4, 8)},
     "decode llama-3.1-70b TP 8": partial(decode, "llama-3.1-70b", 8),

@@ -20,7 +20,16 @@ HALVES = [  # a process each, of about the same work
         *("collective_rounds all_reduce, 8 PEs", "collective_rounds all_to_all, 8 PEs, put", "barrier_rounds 8 PEs"),
         *("all_to_all_v_rounds 8 PEs", "all_reduce_norm_rounds 8 PEs"),
     ],
-    ["decode llama-3.1-70b TP 8", "decode llama-3.1-8b TP 1", "decode llama-3.1-8b TP 2", "decode llama-3.1-8b TP 4"],
+    [
+        *(
+            "decode llama-3.1-70b TP 8",
+            "decode llama-3.1-8b TP 1",
+            "decode llama-3.1-8b TP 2",
+            "decode llama-3.1-8b TP 4",
+        ),
+        *("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all"),
+        *("all_reduce_norm_rows", "all_reduce_norm_vectors"),
+    ],
 ]
 CASES = [case for half in HALVES for case in half]
 REGISTERS = 65536  # of a multiprocessor
