@@ -14,7 +14,7 @@ from .backend import (
     grid_size,
     lane_index,
     local,
-    sqrt,
+    rsqrt,
     store_packet,
     sync_block,
     thread_index,
@@ -174,7 +174,8 @@ def norm_factor(squares, count, eps, sums):
     if lane_index() == 0:
         sums[warp_index()] = squares
     sync_block()
-    total = float32(0)
-    for warp in range(block_size() // warp_size()):
-        total += sums[warp]
-    return float32(1) / sqrt(total / float32(count) + eps)
+    share, warp = float32(0), lane_index()
+    while warp < block_size() // warp_size():
+        share += sums[warp]
+        warp += warp_size()
+    return rsqrt(warp_sum(share) / float32(count) + eps)

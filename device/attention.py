@@ -29,7 +29,7 @@ from .backend import (
     warp_sum,
     weigh_values,
 )
-from .bfloat16 import rounded
+from .bfloat16 import low, pack
 from .packets import receive, wait_for_packet
 from .rope import normalise_head, rotate_head
 from .watch import QUERY
@@ -145,7 +145,7 @@ def prepare_heads(plan, cache, scratch, layer, position, owner):
 
 @function
 def bf16_bits(value):
-    return uint16(rounded(value) >> uint32(16))
+    return uint16(pack(value, float32(0)))
 
 
 @function
@@ -168,9 +168,9 @@ def softmax(plan, scratch, count, padded):
             best = max(best, scratch.scores[at + n])
         best = warp_max(best)
         for n in range(lane_index(), padded, warp_size()):
-            bits = rounded(exp(scratch.scores[at + n] - best)) if n < count else uint32(0)
-            scratch.weights[at + n] = uint16(bits >> uint32(16))
-            total += as_float32(bits)
+            bits = pack(exp(scratch.scores[at + n] - best), float32(0)) if n < count else uint32(0)
+            scratch.weights[at + n] = uint16(bits)
+            total += low(bits)
         total = warp_sum(total)
         if lane_index() == 0:
             scratch.totals[2 * g] = best

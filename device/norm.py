@@ -11,13 +11,13 @@ from .backend import (
     lane_index,
     local,
     prefetch,
-    sqrt,
+    rsqrt,
     thread_index,
     uint32,
     warp_index,
     warp_sum,
 )
-from .bfloat16 import high, low, pack, remainder
+from .bfloat16 import high, low, pack, pack_rest
 from .packets import BATCH, receive_batch, wait_for_packet
 from .watch import HIDDEN
 
@@ -32,11 +32,10 @@ def store_normed(plan, norms, at, packet, first, second, x):
     a, b, c, d = low(first), high(first), low(second), high(second)
     p, q = a * norms[at + 4 * packet], b * norms[at + 4 * packet + 1]
     r, s = c * norms[at + 4 * packet + 2], d * norms[at + 4 * packet + 3]
-    x[2 * packet] = pack(p, q)
-    x[2 * packet + 1] = pack(r, s)
+    upper, lower = pack(p, q), pack(r, s)
+    x[2 * packet], x[2 * packet + 1] = upper, lower
     behind = 2 * packet + plan.low_terms // 2
-    x[behind] = pack(remainder(p), remainder(q))
-    x[behind + 1] = pack(remainder(r), remainder(s))
+    x[behind], x[behind + 1] = pack_rest(upper, p, q), pack_rest(lower, r, s)
     return a * a + b * b + c * c + d * d
 
 
@@ -105,4 +104,4 @@ def scale(plan, sums):
     total = float32(0)
     for warp in range(plan.warps):
         total += sums[warp]
-    return float32(1) / sqrt(total / float32(plan.true_hidden) + plan.norm_eps)
+    return rsqrt(total / float32(plan.true_hidden) + plan.norm_eps)

@@ -1,6 +1,6 @@
 """Per-head work on a query or key: its RMSNorm (Qwen3) and rotary position embedding (Su et al., 2021)."""
 
-from .backend import float32, function, lane_index, sqrt, sync_warp, warp_size, warp_sum
+from .backend import float32, function, lane_index, rsqrt, sync_warp, warp_size, warp_sum
 
 
 @function
@@ -9,7 +9,7 @@ def normalise_head(plan, vector, at, weights, row):
     squares = float32(0)
     for d in range(lane_index(), plan.head_dim, warp_size()):
         squares += vector[at + d] * vector[at + d]
-    scale = float32(1) / sqrt(warp_sum(squares) / float32(plan.head_dim) + plan.norm_eps)
+    scale = rsqrt(warp_sum(squares) / float32(plan.head_dim) + plan.norm_eps)
     for d in range(lane_index(), plan.head_dim, warp_size()):
         vector[at + d] *= scale * weights[row + d]
     sync_warp()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Communicator"]
 
 LANES = 128  # blocks of a kernel
-PACKETS = 520  # of a lane and sender in one exchange: an odd number of cache lines, so that lanes share no L2 slice
+PACKETS = 1024  # of a lane and sender in one exchange: a vector of 4096 elements of 2 bytes
 MOST_HIDDEN = 16384  # elements of a vector that a grid normalises together
 FEW_ROWS = 4  # so many vectors are done one after another, by all blocks; more a block each
 

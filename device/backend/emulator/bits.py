@@ -6,7 +6,7 @@ from numba.types import float32, uint32
 
 from .context import I32, function
 
-__all__ = ["as_bits", "as_float32", "float16_bits", "float16_value"]
+__all__ = ["as_bits", "as_float32", "bfloat16_pair", "float16_bits", "float16_value"]
 
 
 @intrinsic
@@ -17,6 +17,20 @@ def as_float32(typingctx, bits):
 @intrinsic
 def as_bits(typingctx, value):
     return uint32(float32), lambda context, builder, sig, args: builder.bitcast(args[0], I32)
+
+
+@function
+def _bfloat16_bits(value):
+    """float32 `value` rounded to bf16, nearest even, in the upper half of a uint32."""
+    bits = as_bits(value)
+    odd = uint32(uint32(bits >> uint32(16)) & uint32(1))
+    return uint32(uint32(bits + uint32(0x7FFF) + odd) & uint32(0xFFFF0000))
+
+
+@function
+def bfloat16_pair(first, second):
+    """Two float32 values as bf16, the first in the low half."""
+    return uint32(uint32(_bfloat16_bits(first) >> uint32(16)) | _bfloat16_bits(second))
 
 
 @function

@@ -33,6 +33,7 @@ __all__ = [
     "local",
     "log",
     "pause",
+    "rsqrt",
     "shared",
     "sin",
     "sqrt",
@@ -216,6 +217,11 @@ def log(x):
 @function
 def sqrt(x):
     return math.sqrt(float32(x))
+
+
+@function
+def rsqrt(x):
+    return float32(1) / math.sqrt(float32(x))
 
 
 @function

@@ -3,9 +3,9 @@
 from llvmlite import ir
 from numba.cuda.extending import intrinsic
 
-from .words import float32, ptx, uint32
+from .words import float32, function, ptx, uint32
 
-__all__ = ["as_bits", "as_float32", "float16_bits", "float16_value"]
+__all__ = ["as_bits", "as_float32", "bfloat16_pair", "float16_bits", "float16_value"]
 
 
 @intrinsic
@@ -16,6 +16,14 @@ def as_float32(typingctx, bits):
 @intrinsic
 def as_bits(typingctx, value):
     return uint32(float32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.IntType(32))
+
+
+_bfloat16_pair = ptx("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", uint32, float32, float32)
+
+
+@function
+def bfloat16_pair(first, second):
+    return _bfloat16_pair(float32(first), float32(second))
 
 
 float16_value = ptx("{ .reg .b16 h, u; mov.b32 {h, u}, $1; cvt.f32.f16 $0, h; }", "=f,r", float32, uint32)

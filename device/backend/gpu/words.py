@@ -226,6 +226,9 @@ def sqrt(x):
     return math.sqrt(float32(x))
 
 
+rsqrt = ptx("rsqrt.approx.f32 $0, $1;", "=f,f", float32, float32)
+
+
 @function
 def sin(x):
     return math.sin(float32(x))
