@@ -3,7 +3,10 @@
 hidden = residual + the sum over the PEs of source, rounded to the element's kind; residual = hidden; the result is
 hidden / sqrt(mean(hidden^2) + eps) * weight (Zhang & Sennrich, 2019). Sums are float32, the PEs' in their order, so
 that every PE has the same bits. `_block`: one block does a vector alone, in one hop. `_grid`: all blocks share the
-vector, and tell each other their parts of hidden by packets: a second hop, which costs less than a barrier.
+vector, and show each other their parts of hidden by packets: a second hop, which costs less than a barrier.
+
+A thread keeps its packets of hidden and weight in registers, `lane.shape.kept` at most; weights are asked for before
+there is something to wait for.
 """
 
 from .backend import (
@@ -58,28 +61,38 @@ def all_reduce_norm_block(lane, kind, source, start, residual, at, weight, of, t
     """One vector, all of it by the calling block (block).
 
     source, residual, weight, target: `count` elements of `kind` (not INT32) from start, at, of and to on; target may be
-    source. eps: float32. sums: float32 [warps of the block] in shared memory.
+    source. eps: float32. sums: float32 [warps of the block] in shared memory. A packet has 8 bytes of elements; count
+    makes at most `lane.shape.kept` of them a thread.
     """
     each = elements_of_packet(kind)
-    work, begun = Work(divide_up(count, each), 0, 1), 0
-    squares = float32(0)
-    while begun < work.packets:
-        squares += reduce_residual(lane, kind, source, start, residual, at, count, work, begun, False)
-        finish(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
+    hidden, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
+    packets, begun = divide_up(count, each), 0
+    inverse, squares = float32(1) / float32(count), float32(0)
+    load_kept(lane, kind, weight, of, count, packets, weights)
+    while begun < packets:
+        epoch, end = begin(lane, EXCHANGE), min(packets, begun + lane.shape.packets)
+        for k in range(lane.shape.kept):
+            number = thread_index() + k * block_size()
+            if begun <= number < end:
+                i = number * each
+                a, b = load_elements(kind, source, start + i, count - i)
+                post_to_all(lane, epoch, FIRST, number - begun, a, b)
+        deliver(lane, epoch, FIRST, end - begun, True)
+        for k in range(lane.shape.kept):
+            number = thread_index() + k * block_size()
+            if begun <= number < end:
+                i = number * each
+                a, b = add_residual(lane, kind, epoch, number - begun, residual, at + i, count - i)
+                squares += square_of_words(kind, a, b)
+                hidden[2 * k], hidden[2 * k + 1] = a, b
+        finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets
-    factor = norm_factor(squares, count, eps, sums)
-    begun = 0
-    while begun < work.packets:  # each thread its own packets again
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            i = packet * each
-            a, b = load_elements(kind, residual, at + i, count - i)
-            weight_a, weight_b = load_elements(kind, weight, of + i, count - i)
-            a, b = scale_words(kind, a, b, weight_a, weight_b, factor)
-            store_elements(kind, target, to + i, count - i, a, b)
-            number += block_size()
-            packet = packet_of(work, begun + number)
-        begun += lane.shape.packets
+    factor = norm_factor(squares, inverse, eps, sums)
+    for k in range(lane.shape.kept):
+        number = thread_index() + k * block_size()
+        if number < packets:
+            a, b = scale_words(kind, hidden[2 * k], hidden[2 * k + 1], weights[2 * k], weights[2 * k + 1], factor)
+            store_elements(kind, target, to + number * each, count - number * each, a, b)
     sync_block()
 
 
@@ -87,39 +100,63 @@ def all_reduce_norm_block(lane, kind, source, start, residual, at, weight, of, t
 def all_reduce_norm_grid(lane, kind, source, start, residual, at, weight, of, x, count, eps, sums):
     """One vector by all blocks, each of which has the whole result in the end: in its own `x` (grid).
 
-    As `all_reduce_norm_block`, but x: uint32 in shared memory, the elements' bits, two words for each 8 bytes begun.
-    Each block adds its share into residual. At most a block for each 64 bytes of the vector, and as many in every call
-    with this communicator.
+    As `all_reduce_norm_block`, but x: uint32 in shared memory, the elements' bits, two words for each packet. Each
+    block adds its share into residual. At most a block for each 8 packets of the vector, and as many in every call with
+    this communicator.
     """
     each = elements_of_packet(kind)
-    packets = divide_up(count, each)
-    work, begun = Work(packets, block_index(), grid_size()), 0
+    hidden, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
+    packets, begun = divide_up(count, each), 0
+    work = Work(packets, block_index(), grid_size())
+    inverse = float32(1) / float32(count)
+    load_kept(lane, kind, weight, of, count, packets, weights)
     while packet_of(work, begun) < packets:
         if begun > 0:
             finish(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
-        reduce_residual(lane, kind, source, start, residual, at, count, work, begun, True)
+        share_hidden(lane, kind, source, start, residual, at, count, work, begun)
         begun += lane.shape.packets
-    squares = receive_hidden(lane, kind, packets, x)
-    factor = norm_factor(squares, count, eps, sums)
+    squares = receive_hidden(lane, kind, packets, hidden)
+    factor = norm_factor(squares, inverse, eps, sums)
     advance(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
-    number = thread_index()
-    while number < packets:
-        weight_a, weight_b = load_elements(kind, weight, of + number * each, count - number * each)
-        a, b = scale_words(kind, x[2 * number], x[2 * number + 1], weight_a, weight_b, factor)
-        x[2 * number], x[2 * number + 1] = a, b
-        number += block_size()
+    for k in range(lane.shape.kept):
+        number = thread_index() + k * block_size()
+        if number < packets:
+            a, b = scale_words(kind, hidden[2 * k], hidden[2 * k + 1], weights[2 * k], weights[2 * k + 1], factor)
+            x[2 * number], x[2 * number + 1] = a, b
     finish(lane, SHOWN, next_epoch(lane, SHOWN))
 
 
 @function
-def reduce_residual(lane, kind, source, start, residual, at, count, work, begun, show):
-    """An exchange's packets of the sum into residual; the thread's share of their squares' sum (block).
+def load_kept(lane, kind, array, start, count, packets, words):
+    """The thread's packets of an array into `words` (thread)."""
+    each = elements_of_packet(kind)
+    for k in range(lane.shape.kept):
+        number = thread_index() + k * block_size()
+        if number < packets:
+            a, b = load_elements(kind, array, start + number * each, count - number * each)
+            words[2 * k], words[2 * k + 1] = a, b
 
-    The caller ends the exchange. show: let all blocks of this PE know what residual is now.
+
+@function
+def add_residual(lane, kind, epoch, number, residual, i, count):
+    """Packet `number` of the exchange summed into residual at `i`, of which `count` elements are there (thread)."""
+    data, sums = local(lane.shape.pes_twice, uint32), local(4, uint32)
+    a, b = load_elements(kind, residual, i, count)
+    collect(lane, epoch, FIRST, number, data)
+    add_data(kind, data, lane.shape.pes, sums)
+    add_words(kind, a, b, sums)
+    a, b = rounded_sums(kind, sums)
+    store_elements(kind, residual, i, count, a, b)
+    return a, b
+
+
+@function
+def share_hidden(lane, kind, source, start, residual, at, count, work, begun):
+    """An exchange of the block's packets, added into residual and shown to all blocks of this PE (block).
+
+    The caller ends the exchange.
     """
     each = elements_of_packet(kind)
-    data, sums = local(lane.shape.pes_twice, uint32), local(4, uint32)
-    squares = float32(0)
     epoch, shown = begin(lane, EXCHANGE), next_epoch(lane, SHOWN)
     number, packet = thread_index(), packet_of(work, begun + thread_index())
     while is_due(lane, work, number, packet):
@@ -132,44 +169,34 @@ def reduce_residual(lane, kind, source, start, residual, at, count, work, begun,
     number, packet = thread_index(), packet_of(work, begun + thread_index())
     while is_due(lane, work, number, packet):
         i = packet * each
-        a, b = load_elements(kind, residual, at + i, count - i)
-        collect(lane, epoch, FIRST, number, data)
-        add_data(kind, data, lane.shape.pes, sums)
-        add_words(kind, a, b, sums)
-        a, b = rounded_sums(kind, sums)
-        if show:
-            word = 4 * ((shown & 1) * lane.shape.hidden_packets + packet)
-            store_packet(lane.hidden, word, a, uint32(shown), b, uint32(shown))
-        else:
-            squares += square_of_words(kind, a, b)
-        store_elements(kind, residual, at + i, count - i, a, b)
+        a, b = add_residual(lane, kind, epoch, number, residual, at + i, count - i)
+        word = 4 * ((shown & 1) * lane.shape.hidden_packets + packet)
+        store_packet(lane.hidden, word, a, uint32(shown), b, uint32(shown))
         number += block_size()
         packet = packet_of(work, begun + number)
-    return squares
 
 
 @function
-def receive_hidden(lane, kind, packets, x):
-    """What all blocks showed, into `x`; the thread's share of its squares' sum (block)."""
-    epoch = next_epoch(lane, SHOWN)
-    data, limits = local(BATCH_WORDS, uint32), limits_of(lane)
+def receive_hidden(lane, kind, packets, hidden):
+    """The thread's packets of what all blocks showed, into `hidden`; returns their squares' sum (block)."""
+    data, limits, epoch = local(BATCH_WORDS, uint32), limits_of(lane), next_epoch(lane, SHOWN)
     at = 4 * (epoch & 1) * lane.shape.hidden_packets
     squares = float32(0)
-    first = thread_index()
-    while first < packets:
-        receive_batch(lane.hidden, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN, 0, 0)
-        for b in range(BATCH):
-            number = first + b * block_size()
-            if number < packets:
-                x[2 * number], x[2 * number + 1] = data[2 * b], data[2 * b + 1]
-                squares += square_of_words(kind, data[2 * b], data[2 * b + 1])
-        first += BATCH * block_size()
+    for turn in range(lane.shape.kept // BATCH):
+        first = thread_index() + turn * BATCH * block_size()
+        if first < packets:
+            receive_batch(lane.hidden, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN, 0, 0)
+            for b in range(BATCH):
+                if first + b * block_size() < packets:
+                    k = turn * BATCH + b
+                    hidden[2 * k], hidden[2 * k + 1] = data[2 * b], data[2 * b + 1]
+                    squares += square_of_words(kind, data[2 * b], data[2 * b + 1])
     return squares
 
 
 @function
-def norm_factor(squares, count, eps, sums):
-    """1 / rms of the vector whose squares' sum the block's threads have parts of (block)."""
+def norm_factor(squares, inverse, eps, sums):
+    """1 / rms of the vector whose squares' sum the block's threads have parts of; inverse: of its length (block)."""
     squares = warp_sum(squares)
     if lane_index() == 0:
         sums[warp_index()] = squares
@@ -178,4 +205,4 @@ def norm_factor(squares, count, eps, sums):
     while warp < block_size() // warp_size():
         share += sums[warp]
         warp += warp_size()
-    return rsqrt(warp_sum(share) / float32(count) + eps)
+    return rsqrt(warp_sum(share) * inverse + eps)

@@ -18,8 +18,8 @@ Communicator = namedtuple("Communicator", "shape rank distances pes slots inbox 
 Communicator.__doc__ = """A kernel's argument, made by `PE.communicator`, which its blocks open lanes of.
 
 shape: Constants: `pes` (pes_twice is 2 * pes, lane_words pes + 2), `lanes`, `packets` (of a lane and sender in one
-exchange), `put` (NVSHMEM's put_signal in place of packets), `hidden_packets`, `two_shot_bytes` (what is longer goes in
-two shots). packets is a multiple of LINE.
+exchange, a multiple of LINE), `put` (NVSHMEM's put_signal in place of packets), `two_shot_bytes` (longer messages go in
+two shots), `hidden_packets`, `kept` (of them by a thread; kept_words is 2 * kept).
 rank: this PE's in the team. distances, pes: int64 [pes], heap distance and world number by rank.
 slots, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, packets / LINE, lanes, LINE, 4 words],
 uint32 [2 parities, 2 phases, senders, lanes, packets, 2 words], uint32 [receivers, lanes, packets, 2 words], uint64

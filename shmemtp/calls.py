@@ -18,6 +18,7 @@ __all__ = ["Calls"]
 
 ALIGNMENT = 16  # bytes: where a kernel's array begins, its elements some way behind
 CARRIERS = (np.float32, np.uint16, np.uint16, np.int32)  # of the kinds, as kernels take them
+NORM_BLOCK = 512  # threads: they keep a vector of 16 KiB
 FIRST_ARRAY = 2  # position among a kernel's arguments; before it, the kind and the communicator
 
 
@@ -77,7 +78,9 @@ class Calls:
         """Blocks and their threads. A block does 64 bytes at least: a line of packets, of 8 bytes each."""
         _, grid, block = self._choice.row(nbytes)
         if name == "all_reduce_norm_rows":
-            grid = numbers[1]
+            return min(numbers[1], self._channel.extent.lanes), NORM_BLOCK if self._pe.backend == "gpu" else 1
+        if name == "all_reduce_norm_vectors":
+            block = max(block, NORM_BLOCK) if self._pe.backend == "gpu" else 1
         return max(1, min(grid, self._channel.extent.lanes, nbytes // 64)), block
 
     def free(self):

@@ -5,12 +5,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .errors import ShmemtpError
+from .product import round_up
 
 if TYPE_CHECKING:
     from .kernels import Watch
     from .runtime import PE, Team
 
 __all__ = ["Channel", "Extent"]
+
+
+KEPT = 4  # packets of a vector that a GPU's thread keeps in registers
 
 
 class Extent(NamedTuple):
@@ -61,7 +65,10 @@ class Channel:
         self._hidden = pe.device.array(2 * 4 * extent.hidden_packets, np.uint32)
         self._epochs = pe.device.array(2 * extent.lanes + 2, np.int64)
         self.set_epochs(1)  # cleared slots hold epoch 0
+        kept = KEPT if pe.backend == "gpu" else round_up(extent.hidden_packets, KEPT)  # by as little as one thread
         shape = Constants(
+            kept=kept,
+            kept_words=2 * kept,
             pes=team.size,
             pes_twice=2 * team.size,
             lane_words=team.size + 2,

@@ -16,8 +16,8 @@ __all__ = ["Communicator"]
 
 LANES = 128  # blocks of a kernel
 PACKETS = 1024  # of a lane and sender in one exchange: a vector of 4096 elements of 2 bytes
-MOST_HIDDEN = 16384  # elements of a vector that a grid normalises together
-FEW_ROWS = 4  # so many vectors are done one after another, by all blocks; more a block each
+MOST_HIDDEN = 16384  # bytes of a vector that is normalised: 512 threads keep four packets of 8 bytes
+ALONE_PES = 4  # up to so many, a block's own hop is shorter than one more among blocks
 
 
 class Communicator:
@@ -42,7 +42,7 @@ class Communicator:
         self.choice = choose(pe, algorithm, self.team)
         agree(self.team.comm, "lanes and packets", (lanes, packets), "made communicators with")
         self._pe = pe
-        extent = Extent(lanes, packets, self.choice.put, MOST_HIDDEN // 2)
+        extent = Extent(lanes, packets, self.choice.put, MOST_HIDDEN // 8)
         self._channel = Channel(pe, self.team, extent, self.choice.two_shot_bytes, pe.watch(self.team, mapped=True))
         self._calls = Calls(pe, self.team, self._channel, self.choice)
 
@@ -101,14 +101,17 @@ class Communicator:
         hidden = scale.count
         if "int" in KINDS[source.kind] or len({source.kind, added.kind, scale.kind}) > 1:
             raise InputError("all_reduce_norm takes arrays of one floating dtype")
-        if not hidden or source.count % hidden or source.shape[-1] != hidden or hidden > MOST_HIDDEN:
-            raise InputError(f"weight has {hidden} elements (at most {MOST_HIDDEN}), array is {list(source.shape)}")
+        if not hidden or source.count % hidden or source.shape[-1] != hidden or scale.nbytes > MOST_HIDDEN:
+            raise InputError(
+                f"weight has {hidden} elements (at most {MOST_HIDDEN} bytes), array is {list(source.shape)}"
+            )
         self._expect(target, source.count, "the result")
         self._expect(added, source.count, "the residual")
         if any(overlap(added, each) for each in (source, target)):
             raise InputError("residual overlaps array or out")
         rows = source.count // hidden
-        name = "all_reduce_norm_vectors" if rows <= FEW_ROWS else "all_reduce_norm_rows"
+        alone = rows > 1 or self.team.size <= ALONE_PES
+        name = "all_reduce_norm_rows" if alone else "all_reduce_norm_vectors"
         nbytes = hidden * ITEM_BYTES[source.kind]
         self._call(name, (source, target, added, scale), (hidden, rows, float(eps)), nbytes, handle)
 

@@ -90,7 +90,7 @@ def test_each_block_alone(pe, algorithm, kind):
     grid, block = SHAPES[1]
     count = 333  # more than an exchange of a lane, and no multiple of a packet
     sources, residual, weight = given(pe, kind, count)
-    comm = channel(pe, algorithm, grid)
+    comm = channel(pe, algorithm, grid, hidden_packets=128)
     arrays = [on_device(pe, values) for values in (sources[pe.rank], residual, weight)]
     target = pe.device.array(ROUNDS * count, np.uint16)
     pe.run(norm_blocks, grid, block, comm, KINDS[kind], *arrays, target, count, ROUNDS, shared_bytes=4 * block)
