@@ -6,7 +6,7 @@ that every PE has the same bits. `_block`: one block does a vector alone, in one
 vector, and show each other their parts of hidden by packets: a second hop, which costs less than a barrier.
 
 A thread keeps its packets of hidden and weight in registers, `lane.shape.kept` at most; weights are asked for before
-there is something to wait for.
+there is something to wait for. Vectors are whole packets, 8 bytes each, at multiples of 8 bytes.
 """
 
 from .backend import (
@@ -16,9 +16,11 @@ from .backend import (
     function,
     grid_size,
     lane_index,
+    load_pair,
     local,
     rsqrt,
     store_packet,
+    store_pair,
     sync_block,
     thread_index,
     uint32,
@@ -34,7 +36,6 @@ from .communicator import (
     advance,
     begin,
     count_due,
-    divide_up,
     finish,
     is_due,
     limits_of,
@@ -45,11 +46,9 @@ from .element import (
     add_data,
     add_words,
     elements_of_packet,
-    load_elements,
     rounded_sums,
     scale_words,
     square_of_words,
-    store_elements,
 )
 from .exchange import collect, deliver, post_to_all
 from .packets import BATCH, BATCH_WORDS, receive_batch
@@ -61,38 +60,36 @@ def all_reduce_norm_block(lane, kind, source, start, residual, at, weight, of, t
     """One vector, all of it by the calling block (block).
 
     source, residual, weight, target: `count` elements of `kind` (not INT32) from start, at, of and to on; target may be
-    source. eps: float32. sums: float32 [warps of the block] in shared memory. A packet has 8 bytes of elements; count
-    makes at most `lane.shape.kept` of them a thread.
+    source. count: whole packets, at most `lane.shape.kept` a thread. eps: float32. sums: float32 [warps of the block]
+    in shared memory.
     """
     each = elements_of_packet(kind)
     hidden, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
-    packets, begun = divide_up(count, each), 0
+    packets, begun = count // each, 0
     inverse, squares = float32(1) / float32(count), float32(0)
-    load_kept(lane, kind, weight, of, count, packets, weights)
+    load_kept(lane, kind, weight, of, packets, weights)
     while begun < packets:
         epoch, end = begin(lane, EXCHANGE), min(packets, begun + lane.shape.packets)
         for k in range(lane.shape.kept):
             number = thread_index() + k * block_size()
             if begun <= number < end:
-                i = number * each
-                a, b = load_elements(kind, source, start + i, count - i)
+                a, b = load_pair(source, start + number * each)
                 post_to_all(lane, epoch, FIRST, number - begun, a, b)
         deliver(lane, epoch, FIRST, end - begun, True)
         for k in range(lane.shape.kept):
             number = thread_index() + k * block_size()
             if begun <= number < end:
-                i = number * each
-                a, b = add_residual(lane, kind, epoch, number - begun, residual, at + i, count - i)
+                a, b = add_residual(lane, kind, epoch, number - begun, residual, at + number * each)
                 squares += square_of_words(kind, a, b)
                 hidden[2 * k], hidden[2 * k + 1] = a, b
         finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets
-    factor = norm_factor(squares, inverse, eps, sums)
+    factor = norm_factor(lane, squares, inverse, eps, sums)
     for k in range(lane.shape.kept):
         number = thread_index() + k * block_size()
         if number < packets:
             a, b = scale_words(kind, hidden[2 * k], hidden[2 * k + 1], weights[2 * k], weights[2 * k + 1], factor)
-            store_elements(kind, target, to + number * each, count - number * each, a, b)
+            store_pair(target, to + number * each, a, b)
     sync_block()
 
 
@@ -106,17 +103,17 @@ def all_reduce_norm_grid(lane, kind, source, start, residual, at, weight, of, x,
     """
     each = elements_of_packet(kind)
     hidden, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
-    packets, begun = divide_up(count, each), 0
+    packets, begun = count // each, 0
     work = Work(packets, block_index(), grid_size())
     inverse = float32(1) / float32(count)
-    load_kept(lane, kind, weight, of, count, packets, weights)
+    load_kept(lane, kind, weight, of, packets, weights)
     while packet_of(work, begun) < packets:
         if begun > 0:
             finish(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
-        share_hidden(lane, kind, source, start, residual, at, count, work, begun)
+        share_hidden(lane, kind, source, start, residual, at, work, begun)
         begun += lane.shape.packets
     squares = receive_hidden(lane, kind, packets, hidden)
-    factor = norm_factor(squares, inverse, eps, sums)
+    factor = norm_factor(lane, squares, inverse, eps, sums)
     advance(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
     for k in range(lane.shape.kept):
         number = thread_index() + k * block_size()
@@ -127,31 +124,30 @@ def all_reduce_norm_grid(lane, kind, source, start, residual, at, weight, of, x,
 
 
 @function
-def load_kept(lane, kind, array, start, count, packets, words):
+def load_kept(lane, kind, array, start, packets, words):
     """The thread's packets of an array into `words` (thread)."""
     each = elements_of_packet(kind)
     for k in range(lane.shape.kept):
         number = thread_index() + k * block_size()
         if number < packets:
-            a, b = load_elements(kind, array, start + number * each, count - number * each)
-            words[2 * k], words[2 * k + 1] = a, b
+            words[2 * k], words[2 * k + 1] = load_pair(array, start + number * each)
 
 
 @function
-def add_residual(lane, kind, epoch, number, residual, i, count):
-    """Packet `number` of the exchange summed into residual at `i`, of which `count` elements are there (thread)."""
+def add_residual(lane, kind, epoch, number, residual, i):
+    """Packet `number` of the exchange summed into residual from element `i` on; returns its words there (thread)."""
     data, sums = local(lane.shape.pes_twice, uint32), local(4, uint32)
-    a, b = load_elements(kind, residual, i, count)
+    a, b = load_pair(residual, i)
     collect(lane, epoch, FIRST, number, data)
     add_data(kind, data, lane.shape.pes, sums)
     add_words(kind, a, b, sums)
     a, b = rounded_sums(kind, sums)
-    store_elements(kind, residual, i, count, a, b)
+    store_pair(residual, i, a, b)
     return a, b
 
 
 @function
-def share_hidden(lane, kind, source, start, residual, at, count, work, begun):
+def share_hidden(lane, kind, source, start, residual, at, work, begun):
     """An exchange of the block's packets, added into residual and shown to all blocks of this PE (block).
 
     The caller ends the exchange.
@@ -160,16 +156,14 @@ def share_hidden(lane, kind, source, start, residual, at, count, work, begun):
     epoch, shown = begin(lane, EXCHANGE), next_epoch(lane, SHOWN)
     number, packet = thread_index(), packet_of(work, begun + thread_index())
     while is_due(lane, work, number, packet):
-        i = packet * each
-        a, b = load_elements(kind, source, start + i, count - i)
+        a, b = load_pair(source, start + packet * each)
         post_to_all(lane, epoch, FIRST, number, a, b)
         number += block_size()
         packet = packet_of(work, begun + number)
     deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
     number, packet = thread_index(), packet_of(work, begun + thread_index())
     while is_due(lane, work, number, packet):
-        i = packet * each
-        a, b = add_residual(lane, kind, epoch, number, residual, at + i, count - i)
+        a, b = add_residual(lane, kind, epoch, number, residual, at + packet * each)
         word = 4 * ((shown & 1) * lane.shape.hidden_packets + packet)
         store_packet(lane.hidden, word, a, uint32(shown), b, uint32(shown))
         number += block_size()
@@ -195,14 +189,15 @@ def receive_hidden(lane, kind, packets, hidden):
 
 
 @function
-def norm_factor(squares, inverse, eps, sums):
+def norm_factor(lane, squares, inverse, eps, sums):
     """1 / rms of the vector whose squares' sum the block's threads have parts of; inverse: of its length (block)."""
     squares = warp_sum(squares)
     if lane_index() == 0:
         sums[warp_index()] = squares
     sync_block()
-    share, warp = float32(0), lane_index()
-    while warp < block_size() // warp_size():
-        share += sums[warp]
-        warp += warp_size()
+    share = float32(0)
+    for turn in range(lane.shape.warp_turns):
+        warp = turn * warp_size() + lane_index()
+        if warp * warp_size() < block_size():
+            share += sums[warp]
     return rsqrt(warp_sum(share) * inverse + eps)

@@ -19,13 +19,14 @@ from .backend import (
     local,
     shared,
     start_next_kernel,
+    store_pair,
     thread_index,
     uint32,
     wait_for_prior_kernel,
 )
 from .broadcast import broadcast_grid
 from .communicator import prepare_lane, read_epochs
-from .element import elements_of_packet, store_elements
+from .element import elements_of_packet
 from .reduce_scatter import reduce_scatter_grid
 
 
@@ -86,12 +87,11 @@ def all_reduce_norm_vectors(call, comm, source, start, target, to, residual, at,
     """Vectors of `count` elements, all blocks on each: for one or a few."""
     lane = _take_over(comm, local(comm.shape.lane_words, int64))
     each = elements_of_packet(call.kind)
-    packets = (count + each - 1) // each
+    packets = count // each
     sums = shared(0, block_size(), float32)
     x = shared(4 * block_size(), 2 * packets, uint32)
     for row in range(rows):
         i = row * count
         all_reduce_norm_grid(lane, call.kind, source, start + i, residual, at + i, weight, of, x, count, eps, sums)
         for number in range(block_index() * block_size() + thread_index(), packets, grid_size() * block_size()):
-            a, b = x[2 * number], x[2 * number + 1]
-            store_elements(call.kind, target, to + i + number * each, count - number * each, a, b)
+            store_pair(target, to + i + number * each, x[2 * number], x[2 * number + 1])

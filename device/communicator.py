@@ -19,7 +19,8 @@ Communicator.__doc__ = """A kernel's argument, made by `PE.communicator`, which 
 
 shape: Constants: `pes` (pes_twice is 2 * pes, lane_words pes + 2), `lanes`, `packets` (of a lane and sender in one
 exchange, a multiple of LINE), `put` (NVSHMEM's put_signal in place of packets), `two_shot_bytes` (longer messages go in
-two shots), `hidden_packets`, `kept` (of them by a thread; kept_words is 2 * kept).
+two shots), `hidden_packets`, `kept` (of them by a thread; kept_words is 2 * kept), `warp_turns` (in which a warp reads
+a word of each warp).
 rank: this PE's in the team. distances, pes: int64 [pes], heap distance and world number by rank.
 slots, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, packets / LINE, lanes, LINE, 4 words],
 uint32 [2 parities, 2 phases, senders, lanes, packets, 2 words], uint32 [receivers, lanes, packets, 2 words], uint64

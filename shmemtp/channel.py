@@ -15,6 +15,7 @@ __all__ = ["Channel", "Extent"]
 
 
 KEPT = 4  # packets of a vector that a GPU's thread keeps in registers
+MOST_WARPS = 64  # of a block, in the emulator
 
 
 class Extent(NamedTuple):
@@ -65,10 +66,13 @@ class Channel:
         self._hidden = pe.device.array(2 * 4 * extent.hidden_packets, np.uint32)
         self._epochs = pe.device.array(2 * extent.lanes + 2, np.int64)
         self.set_epochs(1)  # cleared slots hold epoch 0
-        kept = KEPT if pe.backend == "gpu" else round_up(extent.hidden_packets, KEPT)  # by as little as one thread
+        kept, warp_turns = KEPT, 1
+        if pe.backend == "emulator":  # a block may be one thread, a warp too
+            kept, warp_turns = round_up(extent.hidden_packets, KEPT), MOST_WARPS
         shape = Constants(
             kept=kept,
             kept_words=2 * kept,
+            warp_turns=warp_turns,
             pes=team.size,
             pes_twice=2 * team.size,
             lane_words=team.size + 2,

@@ -16,6 +16,7 @@ __all__ = ["Communicator"]
 
 LANES = 128  # blocks of a kernel
 PACKETS = 1024  # of a lane and sender in one exchange: a vector of 4096 elements of 2 bytes
+PACKET = 8  # bytes
 MOST_HIDDEN = 16384  # bytes of a vector that is normalised: 512 threads keep four packets of 8 bytes
 ALONE_PES = 4  # up to so many, a block's own hop is shorter than one more among blocks
 
@@ -109,6 +110,8 @@ class Communicator:
         self._expect(added, source.count, "the residual")
         if any(overlap(added, each) for each in (source, target)):
             raise InputError("residual overlaps array or out")
+        if scale.nbytes % PACKET or any(each.address % PACKET for each in (source, target, added, scale)):
+            raise InputError(f"all_reduce_norm takes vectors of whole {PACKET} bytes, at multiples of {PACKET} bytes")
         rows = source.count // hidden
         alone = rows > 1 or self.team.size <= ALONE_PES
         name = "all_reduce_norm_rows" if alone else "all_reduce_norm_vectors"
