@@ -51,7 +51,7 @@ from .element import (
     square_of_words,
 )
 from .exchange import collect, deliver, post_to_all
-from .packets import BATCH, BATCH_WORDS, receive_batch
+from .packets import BATCH, BATCH_WORDS, receive_batch, wait_for_packet
 from .watch import HIDDEN
 
 
@@ -178,8 +178,10 @@ def receive_hidden(lane, kind, packets, hidden):
     squares = float32(0)
     for turn in range(lane.shape.kept // BATCH):
         first = thread_index() + turn * BATCH * block_size()
+        if first - lane_index() < packets:
+            wait_for_packet(lane.hidden, at + 4 * (first - lane_index()), uint32(epoch), limits, HIDDEN)
         if first < packets:
-            receive_batch(lane.hidden, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN, 0, 0)
+            receive_batch(lane.hidden, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN, 0)
             for b in range(BATCH):
                 if first + b * block_size() < packets:
                     k = turn * BATCH + b

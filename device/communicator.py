@@ -29,7 +29,7 @@ hidden: uint32 [2 parities, hidden_packets, 4 words], what this PE's blocks tell
 epochs: int64 [2 * lanes + 2]: each lane's next exchange, each lane's next `hidden`, how many blocks are in `sync_grid`,
 how often they have met there. watch: the limit of waits.
 """
-Lane = namedtuple("Lane", (*Communicator._fields, "epoch_of"))
+Lane = namedtuple("Lane", "shape rank distances pes slots inbox outbox signals hidden epochs watch epoch_of")
 Lane.__doc__ = """A block's lane, as its kernel opened it: the communicator, with distances and epochs at hand."""
 
 FIRST, SECOND, MEETING, BARRIER_ALL = range(4)  # phases: a collective's two shots, and what signals alone serve

@@ -59,12 +59,12 @@ def receive_two(words, at, other, tag, limits, operation, peer):
 
 
 @function
-def receive_batch(words, at, first, stride, count, tag, data, limits, operation, per_peer, nap=NAP):
+def receive_batch(words, at, first, stride, count, tag, data, limits, operation, per_peer):
     """Waits for packets first, first + stride, ... (at most BATCH, below `count`) of the channel at word `at` (thread).
 
     Their data words go to `data` (uint32, 2 * BATCH). All loads are in flight together: polling packet after packet
     would pay the memory's latency for each. per_peer: packets from each PE, by which the sender of a missing one is
-    known; 0 where all are this PE's own. nap: see `keep_waiting`.
+    known; 0 where all are this PE's own.
     """
     polls = began = 0
     while True:
@@ -81,7 +81,7 @@ def receive_batch(words, at, first, stride, count, tag, data, limits, operation,
             return
         polls += 1
         peer = missing // per_peer if per_peer > 0 else int64(limits.pe)
-        began = keep_waiting(limits, polls, began, operation, peer, missing, tag, seen, nap)
+        began = keep_waiting(limits, polls, began, operation, peer, missing, tag, seen)
         if began == LEAVE:
             return
 

@@ -30,20 +30,23 @@ class Vectors:
         self.residual = random(type, hidden, [0, 12], whole)
         self.weight = random(type, hidden, [0, 13])
 
-    def expected(self, rounds):
-        """(the residual as it is stored, the normalised vector in float64) after so many rounds."""
+    def expected(self, rounds, period):
+        """(the residual as it is stored, the normalised vector in float64) after so many rounds.
+
+        The sets' turns begin anew after `period` rounds.
+        """
         sums = [unrounded_sum(self._type, each) for each in self.inputs]
         residual = self.residual
         for number in range(rounds):
-            residual = stored(self._type, sums[number % INPUTS] + values(self._type, residual))
+            residual = stored(self._type, sums[number % period % INPUTS] + values(self._type, residual))
         hidden = values(self._type, residual).astype(np.float64)
         return residual, hidden / np.sqrt((hidden**2).mean() + EPS) * values(self._type, self.weight)
 
-    def wrong(self, rounds, residual, results, roundings=1):
+    def wrong(self, rounds, residual, results, roundings=1, period=INPUTS):
         """Elements of the residual that differ in any bit, and of `results` [any, hidden] that are further from the
-        exact result than so many roundings. residual: None where it is not to be looked at.
+        exact result than so many roundings. residual: None where it is not to be looked at. period: see `expected`.
         """
-        right, exact = self.expected(rounds)
+        right, exact = self.expected(rounds, period)
         slack = 1.01 * roundings * ROUNDING[self._type] * np.abs(exact) + 1e-6
         far = ~(np.abs(values(self._type, results) - exact) <= slack)  # NaN is far
         return int(np.count_nonzero(far)) + (0 if residual is None else int(np.count_nonzero(residual != right)))
