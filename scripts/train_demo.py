@@ -23,8 +23,8 @@ SENTENCES = (
     " layers.",
     "Processing elements share a symmetric heap: an array has the same shape on every PE, and a peer's copy lies at a"
     " fixed distance from one's own.",
-    "Weights arrive as a stream: one producer warp fills a ring in shared memory and never waits for activations, while"
-    " the other warps multiply the tiles as they land.",
+    "Weights arrive as a stream: each warp keeps its ring in shared memory full and never waits for activations to ask"
+    " for the next tile, and multiplies the tiles as they land.",
     "Partial sums travel as packets, sixteen bytes that carry both data and epoch.",
     "A receiver polls its own memory until the epochs match, and needs no flag, no fence and no barrier.",
     "Two sets of slots, chosen by the epoch's parity, are used in turn and need no reset.",

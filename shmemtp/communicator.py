@@ -51,9 +51,9 @@ class Communicator:
     def argument(self):
         return self._channel.argument
 
-    def check(self):
-        """Raises TimeoutError_ if a wait of a call that has ended ran out."""
-        self._channel.check("a collective")
+    def check(self, kernel: str = "a collective"):
+        """Raises TimeoutError_ if a wait of a call, or of `kernel`, that has ended ran out."""
+        self._channel.check(kernel)
 
     def all_reduce(self, array, out=None, *, dtype=None, stream=None):
         """`out` (None: `array` itself) gets the sum of the PEs' arrays, the same bits on each PE."""

@@ -65,7 +65,7 @@ def lone_pe(topology, told=None, reach=True):
 
 
 @pytest.mark.parametrize(
-    ("pes", "two_shot_bytes"), [(1, NEVER), (2, 1 << 20), (3, 1 << 20), (4, 192 << 10), (8, 64 << 10), (16, 64 << 10)]
+    ("pes", "two_shot_bytes"), [(1, NEVER), (2, NEVER), (3, 256 << 10), (4, 192 << 10), (8, 64 << 10), (16, 64 << 10)]
 )
 def test_the_built_in_table_goes_by_pes(pes, two_shot_bytes):
     choice = select(job(pes), "auto", True)
@@ -83,7 +83,7 @@ def test_a_row_is_for_a_message_of_its_size():
 
 
 def test_the_emulator_launches_one_thread():
-    assert select(job(2, gpu="emulator"), "auto", True).row(1 << 30) == Row(True, 1, 1)
+    assert select(job(4, gpu="emulator"), "auto", True).row(1 << 30) == Row(True, 1, 1)
 
 
 @pytest.mark.parametrize(

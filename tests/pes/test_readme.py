@@ -28,9 +28,15 @@ def run_text(pe, tmp_path, monkeypatch):
 
 
 def test_the_ring_exchange(pe, run_text, capfd):
-    (program,) = [text for text in PROGRAMS if "@kernel" in text]
+    (program,) = [text for text in PROGRAMS if "def exchange" in text]
     run_text(program)
     assert f"PE {pe.rank} has what PE {(pe.rank - 1) % pe.size} sent\n" in capfd.readouterr().out
+
+
+def test_the_collectives(pe, run_text, capfd):
+    (program,) = [text for text in PROGRAMS if "all_reduce_block" in text]
+    run_text(program)
+    assert f"PE {pe.rank} has {((pe.size - 1) / 2 + 5) * pe.size:g}\n" in capfd.readouterr().out
 
 
 def test_the_stream_and_the_loop(pe, run_text, capfd):
