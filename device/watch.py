@@ -12,9 +12,9 @@ from .backend import atomic_cas, clock, function, int64, load_relaxed, pause, st
 LIMIT, EXPIRED, PE, OPERATION, PEER, SLOT, WANTED, SEEN = range(8)
 WATCH_WORDS = 8
 
-ALL_REDUCE, HIDDEN, QUERY, PARTIAL, ATTENTION, ACTIVATION, VOTE, SIGNAL, BARRIER, GRID, COLLECTIVE = range(1, 12)
+COLLECTIVE, HIDDEN, QUERY, PARTIAL, ATTENTION, ACTIVATION, VOTE, SIGNAL, BARRIER, GRID = range(1, 11)
 OPERATIONS = {
-    ALL_REDUCE: "the all-reduce's partial sums",
+    COLLECTIVE: "a collective's data",
     HIDDEN: "the hidden state",
     QUERY: "the query, key and value",
     PARTIAL: "the attention's partial results",
@@ -24,7 +24,6 @@ OPERATIONS = {
     SIGNAL: "a signal",
     BARRIER: "a barrier of PEs",
     GRID: "a barrier of blocks",
-    COLLECTIVE: "a collective's data",
 }
 
 Limits = namedtuple("Limits", "watch pe")

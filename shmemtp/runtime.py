@@ -133,8 +133,8 @@ class PE:
     def run(self, kernel, grid: int, block: int, *args, shared_bytes: int = 0, warp: int | None = None):
         """Runs a kernel on grid x block threads of this PE's device and returns when it has ended.
 
-        args : arrays (symmetric or of `device.array`), numbers, `Constants`, (named) tuples of these, communicators, and
-            the `watch()` that bounds its waits: TimeoutError_ if one ran out, PeerLost if a peer's process ends
+        args : arrays (symmetric or of `device.array`), numbers, `Constants`, (named) tuples of these, communicators,
+            and the `watch()` that bounds its waits: TimeoutError_ if one ran out, PeerLost if a peer's process ends
             meanwhile.
         shared_bytes : shared memory of each block. warp : threads of a warp in the emulator, 1 by default.
         """
