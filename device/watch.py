@@ -7,7 +7,7 @@ next check (`has_expired`), and the host raises the record as one error.
 
 from collections import namedtuple
 
-from .backend import atomic_cas, clock, function, int64, load_relaxed, pause, store_relaxed
+from .backend import POLLS_BETWEEN_CHECKS, atomic_cas, clock, function, int64, load_relaxed, pause, store_relaxed
 
 LIMIT, EXPIRED, PE, OPERATION, PEER, SLOT, WANTED, SEEN = range(8)
 WATCH_WORDS = 8
@@ -29,7 +29,6 @@ OPERATIONS = {
 Limits = namedtuple("Limits", "watch pe")
 Limits.__doc__ = """What a wait needs beside its data: the launch's watch and, to report, this PE's rank in its team."""
 
-POLLS_BETWEEN_CHECKS = 256
 NAP = 40
 LEAVE = -1
 

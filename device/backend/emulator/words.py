@@ -16,6 +16,7 @@ from .memory import atomic_add, load_acquire, load_relaxed, store_relaxed, store
 from .stack import local
 
 __all__ = [
+    "POLLS_BETWEEN_CHECKS",
     "Constants",
     "block_index",
     "block_size",
@@ -51,6 +52,8 @@ __all__ = [
     "warp_size",
     "warp_sum",
 ]
+
+POLLS_BETWEEN_CHECKS = 16  # each may wait for a core
 
 # --- indices ---
 

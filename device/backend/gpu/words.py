@@ -20,6 +20,7 @@ int32, int64, uint16, uint32, uint64, float32 = (
 )
 WARP_SIZE = 32
 FULL_WARP = 0xFFFFFFFF
+POLLS_BETWEEN_CHECKS = 256
 
 
 def kernel(function):
