@@ -27,7 +27,7 @@ def parse(argv):
     parser.add_argument("--load-format", choices=("auto", "dummy"), default="dummy")
     parser.add_argument("--context", type=int, default=512, help="tokens in the cache before the first one timed")
     parser.add_argument("--tokens", type=int, default=200, help="tokens timed")
-    parser.add_argument("--algorithm", choices=("auto", "packets", "put"), default="auto")
+    parser.add_argument("--algorithm", choices=("auto", "one-shot", "one-shot-put"), default="auto")
     parser.add_argument("--backend", choices=("auto", "gpu", "emulator"), default="auto")
     parser.add_argument("--block", type=int, help="threads of a block")
     parser.add_argument("--max-tile-columns", type=int, help="columns of a weight tile at most")

@@ -87,6 +87,11 @@ class Channel:
         self._record = Communicator._make((shape, team.rank, self._distances, self._pes, *symmetric, *own))
 
     @property
+    def lanes(self) -> int:
+        """The most blocks that a kernel can have which uses it."""
+        return self.extent.lanes
+
+    @property
     def argument(self):
         if self._freed:
             raise ShmemtpError("this communicator was freed")

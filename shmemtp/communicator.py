@@ -51,6 +51,11 @@ class Communicator:
     def argument(self):
         return self._channel.argument
 
+    @property
+    def lanes(self) -> int:
+        """The most blocks that a kernel can have which uses it."""
+        return self._channel.lanes
+
     def check(self, kernel: str = "a collective"):
         """Raises TimeoutError_ if a wait of a call, or of `kernel`, that has ended ran out."""
         self._channel.check(kernel)

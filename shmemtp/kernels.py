@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .errors import InputError
 from .watchdog import raise_if_expired
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class Kernels:
     def run(self, kernel, grid: int, block: int, args, shared_bytes: int, warp: int | None):
         """See `PE.run`."""
         pe, values = self._pe, [_value(arg) for arg in args]
+        for arg in args:
+            if getattr(arg, "lanes", grid) < grid:
+                raise InputError(f"{grid} blocks, and a communicator of {arg.lanes} lanes: it has one for each block")
         key = (kernel, block, *map(_kind, values))
         if key not in self._compiled:
             self._compiled[key] = pe.device.compile(kernel, values, block=block)

@@ -38,7 +38,7 @@ from shmemtp.device import (
 )
 from shmemtp.device.backend import NAME
 from shmemtp.device.element import KINDS
-from shmemtp.errors import TimeoutError_
+from shmemtp.errors import InputError, TimeoutError_
 
 OPERATIONS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast", "all_to_all")
 ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST, ALL_TO_ALL = range(5)
@@ -305,4 +305,11 @@ def test_a_pe_that_does_not_come_is_named(pe):
             pe.run(alone, 1, 32 if NAME == "gpu" else 1, comm, values)
             comm.check("alone")
     pe.barrier()
+    comm.free()
+
+
+def test_more_blocks_than_lanes(pe):
+    comm = channel(pe, "one-shot", 2)
+    with pytest.raises(InputError, match="3 blocks, and a communicator of 2 lanes"):
+        pe.run(alone, 3, 32 if NAME == "gpu" else 1, comm, pe.device.array(4, np.float32))
     comm.free()
