@@ -48,7 +48,10 @@ def keep_waiting(limits, polls, began, operation, peer, slot, wanted, seen, nap=
     now = clock()
     if began == 0:
         return now
-    if now - began < limits.watch[LIMIT]:
+    limit = limits.watch[LIMIT]
+    if peer == limits.pe:
+        limit += limit >> 3  # this PE's own blocks may wait for another PE: that wait is the one to tell of
+    if now - began < limit:
         return began
     if atomic_cas(limits.watch, EXPIRED, int64(0), int64(1)) == 0:
         store_relaxed(limits.watch, PE, int64(limits.pe))
