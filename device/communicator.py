@@ -3,7 +3,8 @@
 Each block of a kernel has a lane of it, the one of its own index, and talks to the same lane of the other PEs. A lane
 counts its exchanges in epochs; the memory of one exchange serves again two epochs later. That is safe because every
 exchange has every PE hear from every other: what comes from a PE in epoch k was sent after it had read all of epoch
-k - 1, so what is stored in epoch k + 1 meets a slot that has been read.
+k - 1, so what is stored in epoch k + 1 meets a slot that has been read. (A packet's tag is the epoch's low 32 bits: a
+slot that was last written exactly 2^32 exchanges ago, or never before exchange 2^32, would deceive.)
 
 A hop takes about 1400 cycles, so what stands before and after it is kept short: 32-bit numbers where they suffice, and
 `while` for what a block's threads share, for a `range` whose step is no constant divides 64-bit numbers first.
@@ -140,7 +141,7 @@ def signal_place(comm, phase, sender):
 
 @function
 def divide_up(count, parts):
-    """count / parts, rounded up; both below 2^31: a 64-bit division takes long on a GPU."""
+    """count / parts, rounded up; their sum below 2^32: a 64-bit division takes long on a GPU."""
     return int64(uint32(count + parts - 1) // uint32(parts))
 
 

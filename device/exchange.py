@@ -9,6 +9,7 @@ from collections import namedtuple
 from .backend import (
     block_index,
     block_size,
+    fence,
     function,
     load_pair,
     load_relaxed,
@@ -82,6 +83,7 @@ def deliver(lane, epoch, phase, count, same):
     With puts, sends them and waits for everyone's.
     """
     if lane.shape.put:
+        fence()  # a signal sets an epoch: it must not come before the one of the exchange before
         sync_block()
         for p in range(lane.shape.pes):
             _put(lane, epoch, phase, count, 0 if same else p, p)

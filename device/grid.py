@@ -71,6 +71,8 @@ def barrier_all_block(lane):
 @function
 def barrier_all_grid(lane):
     """`barrier_all_block` for all blocks of the launches of all PEs (grid)."""
+    if lane.shape.put:
+        quiet()  # a thread's own puts
     sync_grid(lane)
     if block_index() == 0:
         barrier_all_block(lane)

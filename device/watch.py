@@ -7,10 +7,21 @@ next check (`has_expired`), and the host raises the record as one error.
 
 from collections import namedtuple
 
-from .backend import POLLS_BETWEEN_CHECKS, atomic_cas, clock, function, int64, load_relaxed, pause, store_relaxed
+from .backend import (
+    POLLS_BETWEEN_CHECKS,
+    atomic_cas,
+    clock,
+    function,
+    int64,
+    load_relaxed,
+    pause,
+    store_relaxed,
+    store_release,
+)
 
 LIMIT, EXPIRED, PE, OPERATION, PEER, SLOT, WANTED, SEEN = range(8)
 WATCH_WORDS = 8
+CLAIMED, TOLD = 1, 2  # EXPIRED: a thread writes its report; it has
 
 COLLECTIVE, HIDDEN, QUERY, PARTIAL, ATTENTION, ACTIVATION, VOTE, SIGNAL, BARRIER, GRID = range(1, 11)
 OPERATIONS = {
@@ -53,13 +64,14 @@ def keep_waiting(limits, polls, began, operation, peer, slot, wanted, seen, nap=
         limit += limit >> 3  # this PE's own blocks may wait for another PE: that wait is the one to tell of
     if now - began < limit:
         return began
-    if atomic_cas(limits.watch, EXPIRED, int64(0), int64(1)) == 0:
+    if atomic_cas(limits.watch, EXPIRED, int64(0), int64(CLAIMED)) == 0:
         store_relaxed(limits.watch, PE, int64(limits.pe))
         store_relaxed(limits.watch, OPERATION, int64(operation))
         store_relaxed(limits.watch, PEER, int64(peer))
         store_relaxed(limits.watch, SLOT, int64(slot))
         store_relaxed(limits.watch, WANTED, int64(wanted))
         store_relaxed(limits.watch, SEEN, int64(seen))
+        store_release(limits.watch, EXPIRED, int64(TOLD))  # the host may look at any time
     return int64(LEAVE)
 
 

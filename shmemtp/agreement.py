@@ -14,6 +14,7 @@ from .errors import CheckpointError, InputError, ShmemtpError
 
 __all__ = ["Agreement", "Failure", "PeerFailed", "agree", "exit_code", "failures_of", "name_pes", "report"]
 
+LAST_WORDS = 0.2  # seconds that mpirun has to pass on what was printed before the job ends
 PATIENCE = 3.0  # seconds that a PE which failed waits for the others before it ends the job
 
 
@@ -150,4 +151,5 @@ class Agreement:
             sys.excepthook(type(error), error, error.__traceback__)  # as the program would show it
         report(error, self._comm.rank)
         sys.stdout.flush()
+        time.sleep(LAST_WORDS)
         self._comm.Abort(exit_code(error))

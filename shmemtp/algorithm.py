@@ -60,7 +60,7 @@ class Choice:
     reason: str = ""
 
     def row(self, nbytes: int) -> Row:
-        """For one call with a message of `nbytes`. The grid is as measured: fewer blocks if the device has fewer."""
+        """For one call with a message of `nbytes`. The grid is as measured: a communicator may have fewer lanes."""
         fitting = next((launch for launch in self.launches if nbytes <= launch.bytes), self.launches[-1])
         return Row(nbytes >= self.two_shot_bytes, fitting.grid, fitting.block)
 

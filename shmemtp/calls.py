@@ -14,11 +14,12 @@ from .kernels import wait_for
 if TYPE_CHECKING:
     from .runtime import PE, Team
 
-__all__ = ["Calls"]
+__all__ = ["NORM_GRID", "Calls"]
 
 ALIGNMENT = 16  # bytes: where a kernel's array begins, its elements some way behind
 CARRIERS = (np.float32, np.uint16, np.uint16, np.int32)  # of the kinds, as kernels take them
 NORM_BLOCK = 512  # threads: they keep a vector of 16 KiB
+NORM_GRID = 16  # blocks that share a vector: the same for each, for they count the vectors
 FIRST_ARRAY = 2  # position among a kernel's arguments; before it, the kind and the communicator
 
 
@@ -55,8 +56,9 @@ class Calls:
         with self._together:
             told = f"{name} of {KINDS[kind]}, {', '.join(map(str, numbers))}"
             agree(self._team.comm, "collectives", told, "called")
-            self._prepared[key] = self._prepare(name, kind, arrays, numbers, nbytes)
-        return self._prepared[key]
+            prepared = self._prepare(name, kind, arrays, numbers, nbytes)
+        self._prepared[key] = prepared  # on all PEs, or on none
+        return prepared
 
     def _prepare(self, name, kind, arrays, numbers, nbytes):
         from .device import calls
@@ -80,10 +82,11 @@ class Calls:
         if name == "all_reduce_norm_rows":
             return min(numbers[1], self._channel.extent.lanes), NORM_BLOCK if self._pe.backend == "gpu" else 1
         if name == "all_reduce_norm_vectors":
-            block = max(block, NORM_BLOCK) if self._pe.backend == "gpu" else 1
+            return min(NORM_GRID, self._channel.lanes), NORM_BLOCK if self._pe.backend == "gpu" else 1
         return max(1, min(grid, self._channel.extent.lanes, nbytes // 64)), block
 
     def free(self):
+        """Collective over the team."""
         self._together.free()
 
 

@@ -52,7 +52,7 @@ class Channel:
         from .device.backend import Constants
         from .device.communicator import Communicator
 
-        self.extent, self._freed = extent, False
+        self.extent, self._freed, self._pe = extent, False, pe
         self.watch = watch or pe.watch(team)
         sizes = extent.sizes(team.size)
         largest = np.max(pe.comm.allgather(tuple(sizes.values())), axis=0)  # the heap is one of all PEs: teams differ
@@ -93,7 +93,7 @@ class Channel:
 
     @property
     def argument(self):
-        if self._freed:
+        if self._freed or self._pe.closed:
             raise ShmemtpError("this communicator was freed")
         return self._record
 
@@ -105,8 +105,10 @@ class Channel:
         self.watch.check(kernel)
 
     def free(self):
-        """Collective. Gives the memory back; doing it twice does nothing."""
-        if not self._freed:
+        """Collective. Gives the memory back when no kernel of any PE uses it; doing it twice does nothing."""
+        if not (self._freed or self._pe.closed):
             self._freed = True
+            self._pe.device.finish()
+            self._pe.comm.Barrier()
             for array in self._arrays.values():
                 array.free()

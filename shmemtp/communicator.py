@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from .agreement import agree
 from .algorithm import Choice, choose
-from .calls import Calls
+from .calls import NORM_GRID, Calls
 from .channel import Channel, Extent
 from .errors import InputError
 from .foreign import ITEM_BYTES, KINDS, Borrowed, borrow, overlap, stream_handle
@@ -16,23 +16,26 @@ __all__ = ["Communicator"]
 
 LANES = 128  # blocks of a kernel
 PACKETS = 1024  # of a lane and sender in one exchange: a vector of 4096 elements of 2 bytes
+LINE = 8  # packets in a line of the cache (device/communicator.py)
+MOST_ELEMENTS = (1 << 31) - 1  # kernels count packets in 32 bits
 PACKET = 8  # bytes
 MOST_HIDDEN = 16384  # bytes of a vector that is normalised: 512 threads keep four packets of 8 bytes
 ALONE_PES = 4  # up to so many, a block's own hop is shorter than one more among blocks
 
 
 class Communicator:
-    """A team's collectives, one at a time. Made by `PE.communicator`; two of them may be at work at the same time.
+    """A team's collectives, one at a time. Made by `PE.communicator`. Two may be at work at the same time if their
+    kernels fit the device together: a kernel has up to `lanes` blocks, and waits for the same blocks of other PEs.
 
-    In a kernel: an argument of `PE.run`, the first one of the collectives in `shmemtp.device`. From the host, by all
+    In a kernel: an argument of `PE.run`, of which it opens a lane (`shmemtp.device.open_lane`). From the host, by all
     PEs of the team in the same order: the methods here. Their arrays are C-contiguous, of float32, bfloat16, float16 or
     int32, in the memory of this PE's device: symmetric arrays, torch tensors, or anything with DLPack or an array
     interface (NumPy, which has no bfloat16, in uint16 and `dtype="bfloat16"`). A result may be written over its input.
 
     `stream`, a handle or another library's stream object: the call returns at once, can be captured in a CUDA graph,
     and may start while the kernel before it ends. None: it runs on the PE's own stream and returns when done; what
-    other streams still do to the arrays must have ended. The first call of an operation, dtype and size is collective
-    on the host, compiles, and cannot be captured.
+    other streams still do to the arrays, or with this communicator, must have ended. The first call of an operation,
+    dtype and size is collective on the host, compiles, and cannot be captured.
 
     InputError before anything is launched: arrays that do not fit each other or this device, PEs that ask for different
     things in such a first call. TimeoutError_, from this call or the next, or from `check`: a PE did not come.
@@ -42,7 +45,9 @@ class Communicator:
         self.team = team or pe.team
         self.choice = choose(pe, algorithm, self.team)
         agree(self.team.comm, "lanes and packets", (lanes, packets), "made communicators with")
-        self._pe = pe
+        if lanes < 1 or packets < LINE or packets % LINE:
+            raise InputError(f"{lanes} lanes of {packets} packets: at least 1, and a multiple of {LINE}")
+        self._pe, self._freed = pe, False
         extent = Extent(lanes, packets, self.choice.put, MOST_HIDDEN // 8)
         self._channel = Channel(pe, self.team, extent, self.choice.two_shot_bytes, pe.watch(self.team, mapped=True))
         self._calls = Calls(pe, self.team, self._channel, self.choice)
@@ -55,6 +60,10 @@ class Communicator:
     def lanes(self) -> int:
         """The most blocks that a kernel can have which uses it."""
         return self._channel.lanes
+
+    @property
+    def freed(self) -> bool:
+        return self._freed or self._pe.closed
 
     def check(self, kernel: str = "a collective"):
         """Raises TimeoutError_ if a wait of a call, or of `kernel`, that has ended ran out."""
@@ -107,25 +116,31 @@ class Communicator:
         hidden = scale.count
         if "int" in KINDS[source.kind] or len({source.kind, added.kind, scale.kind}) > 1:
             raise InputError("all_reduce_norm takes arrays of one floating dtype")
-        if not hidden or source.count % hidden or source.shape[-1] != hidden or scale.nbytes > MOST_HIDDEN:
+        if not hidden or source.shape[-1:] != (hidden,) or scale.nbytes > MOST_HIDDEN:
             raise InputError(
                 f"weight has {hidden} elements (at most {MOST_HIDDEN} bytes), array is {list(source.shape)}"
             )
         self._expect(target, source.count, "the result")
         self._expect(added, source.count, "the residual")
-        if any(overlap(added, each) for each in (source, target)):
-            raise InputError("residual overlaps array or out")
+        if any(_share_bytes(*pair) for pair in ((added, target), (scale, target), (scale, added))):
+            raise InputError("residual, weight and out overlap: they must have no memory in common")
+        if overlap(source, added):
+            raise InputError("array and residual overlap")
         if scale.nbytes % PACKET or any(each.address % PACKET for each in (source, target, added, scale)):
             raise InputError(f"all_reduce_norm takes vectors of whole {PACKET} bytes, at multiples of {PACKET} bytes")
         rows = source.count // hidden
-        alone = rows > 1 or self.team.size <= ALONE_PES
+        few_bytes = scale.nbytes < NORM_GRID * LINE * PACKET
+        alone = rows > 1 or self.team.size <= ALONE_PES or few_bytes
         name = "all_reduce_norm_rows" if alone else "all_reduce_norm_vectors"
-        nbytes = hidden * ITEM_BYTES[source.kind]
+        nbytes = scale.nbytes if rows else 0
         self._call(name, (source, target, added, scale), (hidden, rows, float(eps)), nbytes, handle)
 
     def free(self):
         """Collective over all PEs. Gives the memory back; doing it twice does nothing."""
-        self._channel.free()
+        if not self.freed:
+            self._freed = True
+            self._channel.free()
+            self._calls.free()
 
     def __enter__(self):
         return self
@@ -157,6 +172,13 @@ class Communicator:
         return source.count // self.team.size
 
     def _call(self, name, arrays, numbers, nbytes, handle):
+        _ = self._channel.argument  # which is there until it is freed
         self.check()
+        if max(array.count for array in arrays) > MOST_ELEMENTS:
+            raise InputError(f"{numbers[0]} elements: a collective takes arrays of at most {MOST_ELEMENTS}")
         if nbytes:
             self._calls.call(name, arrays, numbers, nbytes, handle)
+
+
+def _share_bytes(a: Borrowed, b: Borrowed) -> bool:
+    return overlap(a, b) or (a.address == b.address and min(a.nbytes, b.nbytes) > 0)

@@ -71,6 +71,8 @@ def borrow(pe: "PE", array, dtype: str | None = None, *, stream: int | None = No
     for length in described.shape:
         count *= length
     kind = _kind(described.dtype, dtype, isinstance(array, ArrayView))
+    if described.address % ITEM_BYTES[kind]:
+        raise InputError(f"this array begins at no multiple of its elements' {ITEM_BYTES[kind]} bytes")
     return Borrowed(described.address, count, kind, described.shape, array)
 
 

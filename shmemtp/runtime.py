@@ -96,6 +96,7 @@ class PE:
 
     def __init__(self, comm, together, backend, bootstrap):
         self.comm, self.together, self._teams = comm.Dup(), together, []
+        self._communicators: list[Communicator] = []
         self.rank, self.size, self.backend = comm.rank, comm.size, backend.NAME
         agree(comm, "backends", self.backend)
         self.timeout_s = agree(comm, "SHMEMTP_TIMEOUT_S", timeout_s())
@@ -146,11 +147,13 @@ class PE:
     ) -> Communicator:
         """Collective: what a team's collectives need, in kernels and from the host (all PEs' by default).
 
-        algorithm : see `algorithm.choose`. lanes : blocks that may take part in a kernel's collectives. packets : of 8
-            bytes, that a lane takes from each PE at once; longer messages go in turns.
+        team : the memory is of all PEs, so all call this, each with its own team: one that `split` left out needs one
+            of its own. algorithm : see `algorithm.choose`. lanes : blocks that may take part in a kernel's collectives.
+        packets : of 8 bytes, that a lane takes from each PE at once, a multiple of 8; longer messages go in turns.
         """
         self._open()
-        return Communicator(self, team, algorithm, lanes, packets)
+        self._communicators.append(Communicator(self, team, algorithm, lanes, packets))
+        return self._communicators[-1]
 
     @cached_property
     def collectives(self) -> Communicator:
@@ -159,10 +162,12 @@ class PE:
 
     def all_reduce(self, array, out=None, **options):
         """`Communicator.all_reduce` of all PEs: `out` (None: `array` itself) gets the sum of their arrays."""
+        self._open()
         self.collectives.all_reduce(array, out, **options)
 
     def all_reduce_norm(self, array, residual, weight, out=None, **options):
         """`Communicator.all_reduce_norm` of all PEs: all-reduce, residual add and RMSNorm in one."""
+        self._open()
         self.collectives.all_reduce_norm(array, residual, weight, out, **options)
 
     def barrier(self):
@@ -170,11 +175,16 @@ class PE:
         self._open()
         self.comm.Barrier()
 
-    def close(self):
-        """Frees everything: arrays, teams, the heap, the device. Collective; closing twice does nothing."""
+    def close(self, failed: bool = False):
+        """Frees everything: arrays, teams, the heap, the device. Collective; closing twice does nothing.
+
+        failed : not to wait for kernels that are under way.
+        """
         if self.closed:
             return
         self.watchdog.close()
+        if not failed and any(not each.freed for each in self._communicators):
+            self.device.finish()  # their kernels, on others' streams, use the heap
         self.heap.close()
         self.closed = True
         for team in self._teams:
@@ -195,7 +205,7 @@ class PE:
         if self.closed:
             return
         raised = self.together.settle(error)
-        self.close()
+        self.close(failed=raised is not None)
         if raised is not None and raised is not error:
             raise raised
 

@@ -163,11 +163,11 @@ def raise_if_expired(record, team=None, kernel: str = "decode"):
     `record` is the kernel's watch (see device/watch.py): int64[8], a NumPy array or device memory. It numbers PEs by
     their rank in `team`; without one, by their rank in the job.
     """
-    from .device.watch import OPERATIONS
+    from .device.watch import OPERATIONS, TOLD
 
     fields = record if isinstance(record, np.ndarray) else record.numpy()
     limit_ns, expired, rank, operation, other, slot, wanted, seen = map(int, fields[:8])
-    if not expired:
+    if expired != TOLD:
         return
     pes = team.pes if team else range(max(rank, other) + 1)
     peer = f" from PE {pes[other]}" if other >= 0 and other != rank else ""

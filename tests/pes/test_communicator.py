@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from shmemtp.algorithm import ALGORITHMS
-from shmemtp.errors import InputError, TimeoutError_
+from shmemtp.errors import InputError, ShmemtpError, TimeoutError_
 
 COUNT = 1000
 
@@ -181,3 +181,57 @@ def test_a_pe_that_does_not_come(pe):
             with pytest.raises(TimeoutError_):  # it cannot go on
                 comm.all_reduce(array)
     array.free()
+
+
+def test_memory_that_was_given_back_is_not_used(pe):
+    array = pe.array(64, np.float32)
+    comm = pe.communicator(lanes=2, packets=16)
+    comm.all_reduce(array)
+    comm.free()
+    comm.free()
+    with pytest.raises(ShmemtpError, match="this communicator was freed"):
+        comm.all_reduce(array)
+    array.free()
+
+
+@pytest.mark.parametrize(("lanes", "packets"), [(0, 16), (1, 0), (1, 12)])
+def test_a_communicator_without_room(pe, lanes, packets):
+    with pytest.raises(InputError, match=f"{lanes} lanes of {packets} packets"):
+        pe.communicator(lanes=lanes, packets=packets)
+
+
+def test_vectors_that_are_one_memory(pe, comm):
+    first, second, third = (pe.array(64, np.float32) for _ in range(3))
+    for array, residual, weight, out in (
+        (first, first, second, None),
+        (first, second, first, None),
+        (first, second, third, third),
+        (first, second, second, third),
+    ):
+        with pytest.raises(InputError, match="residual, weight and out overlap"):
+            comm.all_reduce_norm(array, residual, weight, out)
+    for each in (first, second, third):
+        each.free()
+
+
+def test_nothing_to_do(pe, comm):
+    empty, weight = pe.array((0, 64), np.float32), pe.array(64, np.float32)
+    comm.all_reduce(empty)
+    comm.all_reduce_norm(empty, pe.array((0, 64), np.float32), weight)
+    weight.free()
+
+
+def test_vectors_of_many_sizes_shared_by_a_grid(pe, monkeypatch):
+    """As with more PEs than a block sends to alone: the blocks count the vectors that they share."""
+    monkeypatch.setattr("shmemtp.communicator.ALONE_PES", 0)
+    with pe.communicator(lanes=20, packets=64) as comm:
+        for hidden in (2048, 1024, 512, 2048, 4096, 1024):  # 512 of these are too few bytes for 16 blocks
+            array, residual, weight = (pe.array((1, hidden), np.float32) for _ in range(3))
+            array.fill(1), residual.fill(2), weight.fill(3)
+            flat = pe.array(hidden, np.float32)
+            flat.fill(3)
+            comm.all_reduce_norm(array, residual, flat)
+            np.testing.assert_array_equal(residual.numpy(), 2.0 + pe.size)
+            np.testing.assert_allclose(array.numpy(), 3, rtol=1e-5)
+            for each in (array, residual, weight, flat):
+                each.free()

@@ -313,3 +313,10 @@ def test_the_memory_is_what_numpy_sees(pe):
     borrowed = borrow(pe, array)
     (ctypes.c_float * 6).from_address(borrowed.address)[2] = 70
     assert array.tolist() == [0, 1, 70, 3, 4, 5]
+
+
+def test_an_array_that_begins_within_an_element(pe):
+    if NAME == "gpu":
+        pytest.skip("NumPy's arrays are in the host's memory")
+    with pytest.raises(InputError, match="begins at no multiple of its elements' 4 bytes"):
+        borrow(pe, np.frombuffer(bytearray(64), np.float32, 8, offset=2))

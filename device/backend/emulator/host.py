@@ -82,6 +82,10 @@ class Device:
         """Returns when every kernel of this process has ended; what one raised, its `Launch` tells."""
         wait_all()
 
+    def finish(self):
+        """`synchronize`: there are no streams."""
+        wait_all()
+
     def locate(self, address):
         """None: all memory is the host's."""
         return None

@@ -100,6 +100,11 @@ class Device:
         enter()
         check(driver.cuStreamSynchronize(self._stream if stream is None else driver.CUstream(stream)))
 
+    def finish(self):
+        """Returns when all that was started on this device, on whatever stream, has ended."""
+        enter()
+        check(driver.cuCtxSynchronize())
+
     def locate(self, address):
         """The ordinal of the GPU whose memory this is; None where CUDA knows of none."""
         status, found = runtime.cudaPointerGetAttributes(address)  # some versions' driver bindings always say 0
