@@ -17,7 +17,8 @@ def all_reduce_block(lane, kind, source, start, target, to, count):
     """`count` elements from `source[start]` on, summed, from `target[to]` on (block).
 
     lane: `open_lane`'s; kind: of element.py, what source and target hold; both may be the same memory, and only then
-    overlap. PEs call it with the same count, below 2^31. The block's threads may read the result; others after a barrier.
+    overlap. PEs call it with the same count, below 2^31. The block's threads may read the result; others after a
+    barrier.
     """
     _all_reduce(lane, kind, source, start, target, to, count, 0, 1)
 
