@@ -116,8 +116,8 @@ def limits_of(comm):
 def slot_place(lane, epoch, phase, sender, number):
     """Which of all slots is that of packet `number` of a sender (thread).
 
-    The lanes' lines stand one beside the other: slots that blocks poll at the same time must lie close together, or
-    some blocks wait four times as long as the others.
+    The lanes' lines stand side by side, in few slices of the L2: spread over a megabyte, some lay in the slice of a
+    word that many blocks polled (a barrier's), and their blocks waited four times as long.
     """
     shape = lane.shape
     row = uint32(((uint32(epoch) & uint32(1)) * uint32(2) + uint32(phase)) * uint32(shape.pes) + uint32(sender))
