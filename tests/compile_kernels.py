@@ -75,6 +75,7 @@ def paper_pe(tp):
         comm=comm,
         together=contextlib.nullcontext(),
         timeout_s=10.0,
+        closed=False,
         backend="gpu",
         array=lambda shape, dtype: SimpleNamespace(argument=Unbacked(shape, dtype)),
         watch=lambda team: SimpleNamespace(argument=Unbacked(8, np.int64)),
