@@ -136,7 +136,15 @@ def decode(
     epochs,
     trace,
 ):
-    """Decodes one request; launched by DecodeLoop (shmemtp/loop.py), which documents the buffers."""
+    """Decodes one request; launched by DecodeLoop (shmemtp/loop.py).
+
+    weights: uint16, the stream. embedding, norms, biases: see Weights. head_norms: float32 [layers, 2, head_dim], of
+    queries and keys. rope: float32 [positions, head_dim / 2, cosine and sine]. keys, values: see attention.Cache.
+    channels: uint32, what this PE's blocks tell each other (`plan.channel_*`). votes and what belongs to them: see
+    Ballot. prompt to seed: see Request. Mapped, for the host: control (written by it), progress, tokens and times (of
+    each token: its id, and when it was chosen, in nanoseconds). record: float32, logits that were asked for. epochs:
+    int64 [2], carried on. trace: see trace.py.
+    """
     request = Request(prompt, prompt_count, start, max_new, stops, temperature, top_p, seed)
     limits = limits_of(comm)
     cache = Cache(keys, values, rope, head_norms)

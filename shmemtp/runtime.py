@@ -114,7 +114,10 @@ class PE:
         atexit.register(self._at_exit)
 
     def array(self, shape, dtype="float32") -> SymmetricArray:
-        """A zeroed symmetric array. Collective; InputError, on all PEs, where shape or dtype differ."""
+        """A zeroed symmetric array. Collective; InputError, on all PEs, where shape or dtype differ.
+
+        dtype : NumPy's. bfloat16 is held as uint16: say `dtype="bfloat16"` to a collective, BFLOAT16 in a kernel.
+        """
         self._open()
         return SymmetricArray(self, shape, dtype)
 
@@ -137,7 +140,9 @@ class PE:
         args : arrays (symmetric or of `device.array`), numbers, `Constants`, (named) tuples of these, communicators,
             and the `watch()` that bounds its waits: TimeoutError_ if one ran out, PeerLost if a peer's process ends
             meanwhile.
-        shared_bytes : shared memory of each block. warp : threads of a warp in the emulator, 1 by default.
+        shared_bytes : shared memory of each block: what its `shared` views need. warp : threads of a warp in the
+            emulator, 1 by default; it divides the block. PEs are not compared: other grids, counts or orders of calls
+            on one PE end as another's TimeoutError_.
         """
         self._open()
         self._kernels.run(kernel, grid, block, args, shared_bytes, warp)
