@@ -96,7 +96,7 @@ class PE:
 
     def __init__(self, comm, together, backend, bootstrap):
         self.comm, self.together, self._teams = comm.Dup(), together, []
-        self._communicators: list[Communicator] = []
+        self._communicators = []
         self.rank, self.size, self.backend = comm.rank, comm.size, backend.NAME
         agree(comm, "backends", self.backend)
         self.timeout_s = agree(comm, "SHMEMTP_TIMEOUT_S", timeout_s())
