@@ -1,9 +1,10 @@
 """All-gather: every PE's elements, in the order of the PEs, on every PE. `_block`, `_grid`: see all_reduce.py."""
 
-from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
-from .communicator import EXCHANGE, FIRST, Work, begin, count_due, divide_up, finish, is_due, packet_of
-from .element import elements_of_packet, load_elements
-from .exchange import Parts, collect, deliver, post_to_all, store_part
+from .backend import block_index, function, grid_size
+from .communicator import EXCHANGE, FIRST, Work, begin, divide_up, finish, packet_of
+from .element import elements_of_packet
+from .exchange import Parts
+from .rounds import receive_from_each, send_to_all
 
 
 @function
@@ -23,27 +24,13 @@ def all_gather_grid(lane, kind, source, start, target, to, count):
 
 @function
 def _all_gather(lane, kind, source, start, target, to, count, part, parts):
-    each = elements_of_packet(kind)
-    data = local(lane.shape.pes_twice, uint32)
-    gathered = Parts(target, to, count, lane.shape.pes * count)
-    work, begun = Work(divide_up(count, each), part, parts), 0
+    given = Parts(source, start, count, count)
+    taken = Parts(target, to, count, lane.shape.pes * count)
+    work = Work(divide_up(count, elements_of_packet(kind)), part, parts)
+    begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            i = packet * each
-            a, b = load_elements(kind, source, start + i, count - i)
-            post_to_all(lane, epoch, FIRST, number, a, b)
-            number += block_size()
-            packet = packet_of(work, begun + number)
-        deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            i = packet * each
-            collect(lane, epoch, FIRST, number, data)
-            for p in range(lane.shape.pes):
-                store_part(kind, gathered, p, i, data[2 * p], data[2 * p + 1])
-            number += block_size()
-            packet = packet_of(work, begun + number)
+        send_to_all(lane, kind, epoch, work, begun, given)
+        receive_from_each(lane, kind, epoch, FIRST, work, begun, taken)
         finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets

@@ -11,8 +11,9 @@ written.
 
 from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
 from .communicator import EXCHANGE, FIRST, SECOND, Work, begin, count_due, divide_up, finish, is_due, packet_of
-from .element import elements_of_packet, load_elements, store_elements, sum_of_data
-from .exchange import Parts, collect, deliver, load_part, post, post_to_all, store_part
+from .element import elements_of_packet, sum_of_data
+from .exchange import Parts, collect, deliver, post_to_all
+from .rounds import receive_from_each, receive_sum, send_to_all, send_to_each
 
 
 @function
@@ -37,7 +38,8 @@ def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
     """What part `part` of `parts` blocks does of it (block)."""
     each = elements_of_packet(kind)
     if count * (8 // each) < lane.shape.two_shot_bytes:
-        one_shot(lane, kind, source, start, target, to, count, Work(divide_up(count, each), part, parts))
+        work = Work(divide_up(count, each), part, parts)
+        one_shot(lane, kind, Parts(source, start, count, count), Parts(target, to, count, count), work)
     else:
         length = divide_up(count, lane.shape.pes * each) * each  # of a PE's part, in whole packets
         work = Work(divide_up(length, each), part, parts)
@@ -45,29 +47,13 @@ def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
 
 
 @function
-def one_shot(lane, kind, source, start, target, to, count, work):
+def one_shot(lane, kind, source, target, work):
     """The block's packets of the message (block)."""
-    each = elements_of_packet(kind)
-    data = local(lane.shape.pes_twice, uint32)
     begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            i = packet * each
-            a, b = load_elements(kind, source, start + i, count - i)
-            post_to_all(lane, epoch, FIRST, number, a, b)
-            number += block_size()
-            packet = packet_of(work, begun + number)
-        deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            i = packet * each
-            collect(lane, epoch, FIRST, number, data)
-            a, b = sum_of_data(kind, data, lane.shape.pes)
-            store_elements(kind, target, to + i, count - i, a, b)
-            number += block_size()
-            packet = packet_of(work, begun + number)
+        send_to_all(lane, kind, epoch, work, begun, source)
+        receive_sum(lane, kind, epoch, work, begun, target)
         finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets
 
@@ -75,35 +61,25 @@ def one_shot(lane, kind, source, start, target, to, count, work):
 @function
 def two_shot(lane, kind, source, target, work):
     """The block's packets of every PE's part: a reduce-scatter and an all-gather in one exchange (block)."""
-    each = elements_of_packet(kind)
-    data = local(lane.shape.pes_twice, uint32)
     begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            i = packet * each
-            for p in range(lane.shape.pes):
-                a, b = load_part(kind, source, p, i)
-                post(lane, epoch, FIRST, number, p, a, b)
-            number += block_size()
-            packet = packet_of(work, begun + number)
-        deliver(lane, epoch, FIRST, count_due(lane, work, begun), False)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            collect(lane, epoch, FIRST, number, data)
-            a, b = sum_of_data(kind, data, lane.shape.pes)
-            post_to_all(lane, epoch, SECOND, number, a, b)
-            number += block_size()
-            packet = packet_of(work, begun + number)
-        deliver(lane, epoch, SECOND, count_due(lane, work, begun), True)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            i = packet * each
-            collect(lane, epoch, SECOND, number, data)
-            for p in range(lane.shape.pes):
-                store_part(kind, target, p, i, data[2 * p], data[2 * p + 1])
-            number += block_size()
-            packet = packet_of(work, begun + number)
+        send_to_each(lane, kind, epoch, work, begun, source)
+        forward_sum(lane, kind, epoch, work, begun)
+        receive_from_each(lane, kind, epoch, SECOND, work, begun, target)
         finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets
+
+
+@function
+def forward_sum(lane, kind, epoch, work, begun):
+    """What all PEs sent of this PE's part, summed in their order, to every PE (block)."""
+    data = local(lane.shape.pes_twice, uint32)
+    number, packet = thread_index(), packet_of(work, begun + thread_index())
+    while is_due(lane, work, number, packet):
+        collect(lane, epoch, FIRST, number, data)
+        a, b = sum_of_data(kind, data, lane.shape.pes)
+        post_to_all(lane, epoch, SECOND, number, a, b)
+        number += block_size()
+        packet = packet_of(work, begun + number)
+    deliver(lane, epoch, SECOND, count_due(lane, work, begun), True)

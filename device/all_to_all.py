@@ -1,19 +1,10 @@
 """All-to-all: part p of every PE's elements to rank p. `_block`, `_grid`: see all_reduce.py."""
 
-from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
+from .backend import block_index, block_size, function, grid_size, thread_index
 from .communicator import EXCHANGE, FIRST, Work, begin, count_due, divide_up, finish, is_due, packet_of
 from .element import elements_of_packet, load_elements, store_elements
-from .exchange import (
-    Parts,
-    await_greetings,
-    collect,
-    collect_from,
-    deliver,
-    greet,
-    load_part,
-    post,
-    store_part,
-)
+from .exchange import Parts, await_greetings, collect_from, deliver, greet, post
+from .rounds import receive_from_each, send_to_each
 
 
 @function
@@ -33,30 +24,14 @@ def all_to_all_grid(lane, kind, source, start, target, to, count):
 
 @function
 def _all_to_all(lane, kind, source, start, target, to, count, part, parts):
-    each = elements_of_packet(kind)
-    data = local(lane.shape.pes_twice, uint32)
     given = Parts(source, start, count, lane.shape.pes * count)
     taken = Parts(target, to, count, lane.shape.pes * count)
-    work, begun = Work(divide_up(count, each), part, parts), 0
+    work = Work(divide_up(count, elements_of_packet(kind)), part, parts)
+    begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            i = packet * each
-            for p in range(lane.shape.pes):
-                a, b = load_part(kind, given, p, i)
-                post(lane, epoch, FIRST, number, p, a, b)
-            number += block_size()
-            packet = packet_of(work, begun + number)
-        deliver(lane, epoch, FIRST, count_due(lane, work, begun), False)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            i = packet * each
-            collect(lane, epoch, FIRST, number, data)
-            for p in range(lane.shape.pes):
-                store_part(kind, taken, p, i, data[2 * p], data[2 * p + 1])
-            number += block_size()
-            packet = packet_of(work, begun + number)
+        send_to_each(lane, kind, epoch, work, begun, given)
+        receive_from_each(lane, kind, epoch, FIRST, work, begun, taken)
         finish(lane, EXCHANGE, epoch)
         begun += lane.shape.packets
 

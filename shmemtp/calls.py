@@ -51,9 +51,9 @@ class Calls:
     def _first(self, key, arrays, numbers, nbytes, stream):
         """The same on all PEs of the team, or an error on all."""
         name, kind = key[:2]
-        if self._pe.device.capturing(stream):
-            raise ShmemtpError(f"the first {name} of its kind compiles: call it once before the capture")
         with self._together:
+            if self._pe.device.capturing(stream):
+                raise ShmemtpError(f"the first {name} of its kind compiles: call it once before the capture")
             told = f"{name} of {KINDS[kind]}, {', '.join(map(str, numbers))}"
             agree(self._team.comm, "collectives", told, "called")
             prepared = self._prepare(name, kind, arrays, numbers, nbytes)

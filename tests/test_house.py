@@ -17,6 +17,7 @@ ROOMS = (
     ("device.bfloat16", "device.dummy", "device.philox", "device.stream", "device.trace", "device.watch"),
     ("device.communicator", "device.element", "device.packets", "device.request", "device.shmem"),
     ("device.exchange",),
+    ("device.rounds",),
     (
         "device.all_gather",
         "device.all_reduce",
