@@ -3,7 +3,7 @@
 import elements
 import numpy as np
 import pytest
-from test_collectives import channel
+from collecting import channel
 
 from shmemtp.device import (
     all_reduce_norm_block,
