@@ -1,8 +1,7 @@
 """All-gather: every PE's elements, in the order of the PEs, on every PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, function, grid_size
-from .communicator import EXCHANGE, FIRST, Work, begin, divide_up, finish, packet_of
-from .element import elements_of_packet
+from .communicator import EXCHANGE, FIRST, begin, capacity, finish, packet_of, share
 from .exchange import Parts
 from .rounds import receive_from_each, send_to_all
 
@@ -26,11 +25,11 @@ def all_gather_grid(lane, kind, source, start, target, to, count):
 def _all_gather(lane, kind, source, start, target, to, count, part, parts):
     given = Parts(source, start, count, count)
     taken = Parts(target, to, count, lane.shape.pes * count)
-    work = Work(divide_up(count, elements_of_packet(kind)), part, parts)
+    work = share(lane, kind, count, part, parts)
     begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         send_to_all(lane, kind, epoch, work, begun, given)
         receive_from_each(lane, kind, epoch, FIRST, work, begun, taken)
         finish(lane, EXCHANGE, epoch)
-        begun += lane.shape.packets
+        begun += capacity(lane, work)

@@ -9,11 +9,11 @@ overwrite, that is before it if other blocks wrote the source, and after it befo
 written.
 """
 
-from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
-from .communicator import EXCHANGE, FIRST, SECOND, Work, begin, count_due, divide_up, finish, is_due, packet_of
-from .element import elements_of_packet, sum_of_data
-from .exchange import Parts, collect, deliver, post_to_all
-from .rounds import receive_from_each, receive_sum, send_to_all, send_to_each
+from .backend import block_index, function, grid_size
+from .communicator import EXCHANGE, SECOND, begin, capacity, divide_up, finish, packet_of, share
+from .element import elements_of_packet
+from .exchange import Parts
+from .rounds import forward_sum, receive_from_each, receive_sum, send_to_all, send_to_each
 
 
 @function
@@ -38,11 +38,11 @@ def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
     """What part `part` of `parts` blocks does of it (block)."""
     each = elements_of_packet(kind)
     if count * (8 // each) < lane.shape.two_shot_bytes:
-        work = Work(divide_up(count, each), part, parts)
+        work = share(lane, kind, count, part, parts)
         one_shot(lane, kind, Parts(source, start, count, count), Parts(target, to, count, count), work)
     else:
         length = divide_up(count, lane.shape.pes * each) * each  # of a PE's part, in whole packets
-        work = Work(divide_up(length, each), part, parts)
+        work = share(lane, kind, length, part, parts)
         two_shot(lane, kind, Parts(source, start, length, count), Parts(target, to, length, count), work)
 
 
@@ -55,7 +55,7 @@ def one_shot(lane, kind, source, target, work):
         send_to_all(lane, kind, epoch, work, begun, source)
         receive_sum(lane, kind, epoch, work, begun, target)
         finish(lane, EXCHANGE, epoch)
-        begun += lane.shape.packets
+        begun += capacity(lane, work)
 
 
 @function
@@ -68,18 +68,4 @@ def two_shot(lane, kind, source, target, work):
         forward_sum(lane, kind, epoch, work, begun)
         receive_from_each(lane, kind, epoch, SECOND, work, begun, target)
         finish(lane, EXCHANGE, epoch)
-        begun += lane.shape.packets
-
-
-@function
-def forward_sum(lane, kind, epoch, work, begun):
-    """What all PEs sent of this PE's part, summed in their order, to every PE (block)."""
-    data = local(lane.shape.pes_twice, uint32)
-    number, packet = thread_index(), packet_of(work, begun + thread_index())
-    while is_due(lane, work, number, packet):
-        collect(lane, epoch, FIRST, number, data)
-        a, b = sum_of_data(kind, data, lane.shape.pes)
-        post_to_all(lane, epoch, SECOND, number, a, b)
-        number += block_size()
-        packet = packet_of(work, begun + number)
-    deliver(lane, epoch, SECOND, count_due(lane, work, begun), True)
+        begun += capacity(lane, work)

@@ -104,7 +104,7 @@ def all_reduce_norm_grid(lane, kind, source, start, residual, at, weight, of, x,
     each = elements_of_packet(kind)
     hidden, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
     packets, begun = count // each, 0
-    work = Work(packets, block_index(), grid_size())
+    work = Work(packets, block_index(), grid_size(), False)
     inverse = float32(1) / float32(count)
     load_kept(lane, kind, weight, of, packets, weights)
     while packet_of(work, begun) < packets:
@@ -154,20 +154,19 @@ def share_hidden(lane, kind, source, start, residual, at, work, begun):
     """
     each = elements_of_packet(kind)
     epoch, shown = begin(lane, EXCHANGE), next_epoch(lane, SHOWN)
-    number, packet = thread_index(), packet_of(work, begun + thread_index())
-    while is_due(lane, work, number, packet):
-        a, b = load_pair(source, start + packet * each)
+    number = thread_index()
+    while is_due(lane, work, begun, number):
+        a, b = load_pair(source, start + packet_of(work, begun + number) * each)
         post_to_all(lane, epoch, FIRST, number, a, b)
         number += block_size()
-        packet = packet_of(work, begun + number)
     deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
-    number, packet = thread_index(), packet_of(work, begun + thread_index())
-    while is_due(lane, work, number, packet):
+    number = thread_index()
+    while is_due(lane, work, begun, number):
+        packet = packet_of(work, begun + number)
         a, b = add_residual(lane, kind, epoch, number, residual, at + packet * each)
         word = 4 * ((shown & 1) * lane.shape.hidden_packets + packet)
         store_packet(lane.hidden, word, a, uint32(shown), b, uint32(shown))
         number += block_size()
-        packet = packet_of(work, begun + number)
 
 
 @function

@@ -1,7 +1,7 @@
 """All-to-all: part p of every PE's elements to rank p. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, block_size, function, grid_size, thread_index
-from .communicator import EXCHANGE, FIRST, Work, begin, count_due, divide_up, finish, is_due, packet_of
+from .communicator import EXCHANGE, FIRST, Work, begin, capacity, count_due, divide_up, finish, is_due, packet_of, share
 from .element import elements_of_packet, load_elements, store_elements
 from .exchange import Parts, await_greetings, collect_from, deliver, greet, post
 from .rounds import receive_from_each, send_to_each
@@ -26,14 +26,14 @@ def all_to_all_grid(lane, kind, source, start, target, to, count):
 def _all_to_all(lane, kind, source, start, target, to, count, part, parts):
     given = Parts(source, start, count, lane.shape.pes * count)
     taken = Parts(target, to, count, lane.shape.pes * count)
-    work = Work(divide_up(count, elements_of_packet(kind)), part, parts)
+    work = share(lane, kind, count, part, parts)
     begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         send_to_each(lane, kind, epoch, work, begun, given)
         receive_from_each(lane, kind, epoch, FIRST, work, begun, taken)
         finish(lane, EXCHANGE, epoch)
-        begun += lane.shape.packets
+        begun += capacity(lane, work)
 
 
 @function
@@ -56,29 +56,27 @@ def all_to_all_v_grid(lane, kind, source, starts, counts, target, tos, expected,
 @function
 def _all_to_all_v(lane, kind, source, starts, counts, target, tos, expected, most, part, parts):
     each = elements_of_packet(kind)
-    work, begun = Work(divide_up(most, each), part, parts), 0
+    work, begun = Work(divide_up(most, each), part, parts, False), 0  # a line's threads would take different ways
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         greet(lane, epoch)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            i = packet * each
+        number = thread_index()
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             for p in range(lane.shape.pes):
                 if i < counts[p]:
                     a, b = load_elements(kind, source, starts[p] + i, counts[p] - i)
                     post(lane, epoch, FIRST, number, p, a, b)
             number += block_size()
-            packet = packet_of(work, begun + number)
         deliver(lane, epoch, FIRST, count_due(lane, work, begun), False)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            i = packet * each
+        number = thread_index()
+        while is_due(lane, work, begun, number):
+            i = packet_of(work, begun + number) * each
             for p in range(lane.shape.pes):
                 if i < expected[p]:
                     a, b = collect_from(lane, epoch, FIRST, number, p)
                     store_elements(kind, target, tos[p] + i, expected[p] - i, a, b)
             number += block_size()
-            packet = packet_of(work, begun + number)
         await_greetings(lane, epoch)
         finish(lane, EXCHANGE, epoch)
-        begun += lane.shape.packets
+        begun += capacity(lane, work)

@@ -1,9 +1,9 @@
 """Broadcast: one PE's elements on every PE. `_block`, `_grid`: see all_reduce.py."""
 
-from .backend import block_index, block_size, function, grid_size, thread_index
-from .communicator import EXCHANGE, FIRST, Work, begin, count_due, divide_up, finish, is_due, packet_of
-from .element import elements_of_packet, load_elements, store_elements
-from .exchange import await_greetings, collect_from, deliver, greet, post_to_all
+from .backend import block_index, function, grid_size
+from .communicator import EXCHANGE, FIRST, begin, capacity, finish, packet_of, share
+from .exchange import Parts, await_greetings, deliver, greet
+from .rounds import receive_from_one, send_to_all
 
 
 @function
@@ -23,26 +23,16 @@ def broadcast_grid(lane, kind, source, start, target, to, count, root):
 
 @function
 def _broadcast(lane, kind, source, start, target, to, count, root, part, parts):
-    each = elements_of_packet(kind)
-    work, begun = Work(divide_up(count, each), part, parts), 0
+    given, taken = Parts(source, start, count, count), Parts(target, to, count, count)
+    work, begun = share(lane, kind, count, part, parts), 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         greet(lane, epoch)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while lane.rank == root and is_due(lane, work, number, packet):
-            i = packet * each
-            a, b = load_elements(kind, source, start + i, count - i)
-            post_to_all(lane, epoch, FIRST, number, a, b)
-            number += block_size()
-            packet = packet_of(work, begun + number)
-        deliver(lane, epoch, FIRST, count_due(lane, work, begun) if lane.rank == root else 0, True)
-        number, packet = thread_index(), packet_of(work, begun + thread_index())
-        while is_due(lane, work, number, packet):
-            i = packet * each
-            a, b = collect_from(lane, epoch, FIRST, number, root)
-            store_elements(kind, target, to + i, count - i, a, b)
-            number += block_size()
-            packet = packet_of(work, begun + number)
+        if lane.rank == root:
+            send_to_all(lane, kind, epoch, work, begun, given)
+        else:
+            deliver(lane, epoch, FIRST, 0, True)  # with puts, every PE hears from every other
+        receive_from_one(lane, kind, epoch, work, begun, root, taken)
         await_greetings(lane, epoch)
         finish(lane, EXCHANGE, epoch)
-        begun += lane.shape.packets
+        begun += capacity(lane, work)

@@ -12,31 +12,46 @@ A hop takes about 1400 cycles, so what stands before and after it is kept short:
 
 from collections import namedtuple
 
-from .backend import block_index, function, int64, sync_block, thread_index, uint32
+from .backend import (
+    LINE_THREADS,
+    LINE_WORDS,
+    block_index,
+    block_size,
+    function,
+    int64,
+    sync_block,
+    thread_index,
+    uint32,
+)
+from .element import elements_of_packet
 from .watch import Limits
 
-Communicator = namedtuple("Communicator", "shape rank distances pes slots inbox outbox signals hidden epochs watch")
+Communicator = namedtuple(
+    "Communicator", "shape rank distances pes slots lines inbox outbox signals hidden epochs watch"
+)
 Communicator.__doc__ = """A kernel's argument, made by `PE.communicator`, which its blocks open lanes of.
 
 shape: Constants: `pes` (pes_twice is 2 * pes, lane_words pes + 2), `lanes`, `packets` (of a lane and sender in one
-exchange, a multiple of LINE), `put` (NVSHMEM's put_signal in place of packets), `two_shot_bytes` (longer messages go in
-two shots), `hidden_packets`, `kept` (of them by a thread; kept_words is 2 * kept), `warp_turns` (in which a warp reads
-a word of each warp).
+exchange, a multiple of LINE), `put` (NVSHMEM's put_signal in place of packets), `two_shot_bytes` and `line_bytes`
+(longer messages go in two shots, in lines), `hidden_packets`, `kept` (of them by a thread; kept_words is 2 * kept),
+`warp_turns` (in which a warp reads a word of each warp).
 rank: this PE's in the team. distances, pes: int64 [pes], heap distance and world number by rank.
-slots, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, packets / LINE, lanes, LINE, 4 words],
-uint32 [2 parities, 2 phases, senders, lanes, packets, 2 words], uint32 [receivers, lanes, packets, 2 words], uint64
-[PHASES, senders, lanes].
+slots, lines, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, packets / LINE, lanes, LINE, 4
+words], uint32 [2 parities, 2 phases, senders, packets / LINE, lanes, LINE_WORDS], uint32 [2 parities, 2 phases,
+senders, lanes, packets, 2 words], uint32 [receivers, lanes, packets, 2 words], uint64 [PHASES, senders, lanes].
 hidden: uint32 [2 parities, hidden_packets, 4 words], what this PE's blocks tell each other.
 epochs: int64 [2 * lanes + 2]: each lane's next exchange, each lane's next `hidden`, how many blocks are in `sync_grid`,
 how often they have met there. watch: the limit of waits.
 """
-Lane = namedtuple("Lane", "shape rank distances pes slots inbox outbox signals hidden epochs watch epoch_of")
+Lane = namedtuple("Lane", "shape rank distances pes slots lines inbox outbox signals hidden epochs watch epoch_of")
 Lane.__doc__ = """A block's lane, as its kernel opened it: the communicator, with distances and epochs at hand."""
 
 FIRST, SECOND, MEETING, BARRIER_ALL = range(4)  # phases: a collective's two shots, and what signals alone serve
 PHASES = 4
 LINE_BITS = 3
 LINE = 1 << LINE_BITS  # packets in a line of the cache
+PLACE_BITS = 4
+PLACES = 1 << PLACE_BITS  # in a line that arrives whole: each a packet's data, but for the last, its tag
 EXCHANGE, SHOWN = range(2)  # what a lane counts: its exchanges, and the vectors that a PE's blocks showed each other
 
 
@@ -62,6 +77,7 @@ def prepare_lane(comm, state):
         state,
         comm.pes,
         comm.slots,
+        comm.lines,
         comm.inbox,
         comm.outbox,
         comm.signals,
@@ -127,6 +143,15 @@ def slot_place(lane, epoch, phase, sender, number):
 
 
 @function
+def line_place(lane, epoch, phase, sender, number):
+    """The word of `lines` where the line of a sender's packet `number` begins (thread)."""
+    shape = lane.shape
+    row = uint32(((uint32(epoch) & uint32(1)) * uint32(2) + uint32(phase)) * uint32(shape.pes) + uint32(sender))
+    line = uint32(row * uint32(shape.packets >> LINE_BITS) + uint32(number >> PLACE_BITS))
+    return int64(uint32(line * uint32(shape.lanes) + uint32(block_index()))) * LINE_WORDS
+
+
+@function
 def box_place(lane, epoch, phase, sender, number):
     """The same in the inbox, where what is put at once stands together."""
     shape = lane.shape
@@ -145,25 +170,48 @@ def divide_up(count, parts):
     return int64(uint32(count + parts - 1) // uint32(parts))
 
 
-Work = namedtuple("Work", "packets part parts")
-Work.__doc__ = """A message's packets, of which a block does part `part` of `parts`: lines of packets in turn."""
+Work = namedtuple("Work", "packets part parts in_lines")
+Work.__doc__ = """A message's packets, of which a block does part `part` of `parts`: lines of packets in turn.
+
+in_lines: the packets' data travel in lines that arrive whole (lines.py), or each packet for itself. The block counts
+its packets by `number`; of each 16 numbers of a line the last one is the tag's.
+"""
+
+
+@function
+def share(lane, kind, count, part, parts):
+    """The Work of a block that does part `part` of `parts` of a message of `count` elements (block)."""
+    each = elements_of_packet(kind)
+    in_lines = count * (8 // each) >= lane.shape.line_bytes and block_size() % LINE_THREADS == 0
+    return Work(divide_up(count, each), part, parts, in_lines)
 
 
 @function
 def packet_of(work, number):
     """The message's packet that is the block's `number`-th; `work.packets` or more where there is none (thread)."""
+    if work.in_lines:
+        line = uint32(uint32(number >> PLACE_BITS) * uint32(work.parts) + uint32(work.part))
+        place = uint32(number & (PLACES - 1))
+        return work.packets if place == PLACES - 1 else int64(uint32(line * uint32(PLACES - 1) + place))
     line = uint32(uint32(number >> LINE_BITS) * uint32(work.parts) + uint32(work.part))
     return int64(uint32(line << uint32(LINE_BITS)) | uint32(number & (LINE - 1)))
 
 
 @function
-def is_due(lane, work, number, packet):
-    """Whether an exchange has a `number`-th packet of the block's, which is `packet` of the message (thread)."""
-    return number < lane.shape.packets and packet < work.packets
+def capacity(lane, work):
+    """How many numbers of a block's packets an exchange takes (thread)."""
+    return lane.shape.packets * 2 if work.in_lines else lane.shape.packets
+
+
+@function
+def is_due(lane, work, begun, number):
+    """Whether an exchange from the block's packet `begun` on has one `number` behind: all of a line, or none."""
+    first = number >> PLACE_BITS << PLACE_BITS if work.in_lines else number
+    return first < capacity(lane, work) and packet_of(work, begun + first) < work.packets
 
 
 @function
 def count_due(lane, work, begun):
-    """How many it has, in whole lines (thread)."""
+    """How many it has that are no lines', in whole lines of the cache (thread)."""
     lines = divide_up(max(0, divide_up(work.packets, LINE) - work.part), work.parts)
     return min(lane.shape.packets, (lines << LINE_BITS) - begun)

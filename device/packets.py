@@ -8,7 +8,7 @@ by the epoch's parity, and needs no reset as long as a sender stores epoch k + 1
 k. A packet orders nothing but itself.
 """
 
-from .backend import function, int64, lane_index, load_packet, local, thread_index, uint32
+from .backend import function, int64, lane_index, load_packet, local, sync_warp, thread_index, uint32
 from .watch import LEAVE, NAP, keep_waiting
 
 BATCH = 4  # packets of one thread whose loads are in flight together
@@ -18,6 +18,7 @@ BATCH_WORDS = 2 * BATCH
 @function
 def wait_for_packet(words, at, tag, limits, operation):
     """Waits for the packet at word `at`, the same for all lanes: one load a poll for the whole warp (warp)."""
+    sync_warp()  # lanes that are still about to store what others wait for hardly run while these poll
     polls = began = 0
     while True:
         a, tag_a, b, tag_b = load_packet(words, at)

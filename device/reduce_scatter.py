@@ -1,8 +1,7 @@
 """Reduce-scatter: the sum of every PE's elements, a part to each PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, function, grid_size
-from .communicator import EXCHANGE, Work, begin, divide_up, finish, packet_of
-from .element import elements_of_packet
+from .communicator import EXCHANGE, begin, capacity, finish, packet_of, share
 from .exchange import Parts
 from .rounds import receive_sum, send_to_each
 
@@ -27,11 +26,11 @@ def reduce_scatter_grid(lane, kind, source, start, target, to, count):
 def _reduce_scatter(lane, kind, source, start, target, to, count, part, parts):
     given = Parts(source, start, count, lane.shape.pes * count)
     taken = Parts(target, to, count, count)
-    work = Work(divide_up(count, elements_of_packet(kind)), part, parts)
+    work = share(lane, kind, count, part, parts)
     begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         send_to_each(lane, kind, epoch, work, begun, given)
         receive_sum(lane, kind, epoch, work, begun, taken)
         finish(lane, EXCHANGE, epoch)
-        begun += lane.shape.packets
+        begun += capacity(lane, work)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .algorithm import NEVER
 from .errors import ShmemtpError
 from .product import round_up
 
@@ -21,20 +22,27 @@ MOST_WARPS = 64  # of a block, in the emulator
 class Extent(NamedTuple):
     """How much a channel carries at once: `lanes`, one for each block of a kernel, and `packets` of 8 bytes of data
     from each PE in one exchange of a lane. `put`: by NVSHMEM's put_signal instead of packets. `hidden_packets`: of a
-    vector that a PE's blocks share."""
+    vector that a PE's blocks share. Messages of `line_bytes` or more go in lines (NEVER: none)."""
 
     lanes: int
     packets: int
     put: bool
     hidden_packets: int = 1
+    line_bytes: int = NEVER
+
+    @property
+    def lines(self) -> bool:
+        return not self.put and self.line_bytes < NEVER
 
     def sizes(self, pes: int) -> dict[str, int]:
         """Elements of the symmetric arrays of `device.communicator.Communicator`; one that is not used has one."""
-        from .device.communicator import PHASES
+        from .device.backend import LINE_WORDS
+        from .device.communicator import LINE, PHASES
 
         packets = 4 * pes * self.lanes * self.packets  # two parities, two phases
         return {
             "slots": 1 if self.put else 4 * packets,
+            "lines": packets // LINE * LINE_WORDS if self.lines else 1,
             "inbox": 2 * packets if self.put else 1,
             "outbox": 2 * pes * self.lanes * self.packets if self.put else 1,
             "signals": PHASES * pes * self.lanes,
@@ -81,8 +89,9 @@ class Channel:
             hidden_packets=extent.hidden_packets,
             put=extent.put,
             two_shot_bytes=two_shot_bytes,
+            line_bytes=extent.line_bytes if extent.lines else NEVER,
         )
-        symmetric = (self._arrays[name].argument for name in ("slots", "inbox", "outbox", "signals"))
+        symmetric = (self._arrays[name].argument for name in ("slots", "lines", "inbox", "outbox", "signals"))
         own = (self._hidden, self._epochs, self.watch.argument)
         self._record = Communicator._make((shape, team.rank, self._distances, self._pes, *symmetric, *own))
 

@@ -19,6 +19,7 @@ PACKETS = 1024  # of a lane and sender in one exchange: a vector of 4096 element
 LINE = 8  # packets in a line of the cache (device/communicator.py)
 MOST_ELEMENTS = (1 << 31) - 1  # kernels count packets in 32 bits
 PACKET = 8  # bytes
+LINE_BYTES = 64 << 10  # from which on a message travels in lines
 MOST_HIDDEN = 16384  # bytes of a vector that is normalised: 512 threads keep four packets of 8 bytes
 ALONE_PES = 4  # up to so many, a block's own hop is shorter than one more among blocks
 
@@ -48,7 +49,7 @@ class Communicator:
         if lanes < 1 or packets < LINE or packets % LINE:
             raise InputError(f"{lanes} lanes of {packets} packets: at least 1, and a multiple of {LINE}")
         self._pe, self._freed = pe, False
-        extent = Extent(lanes, packets, self.choice.put, MOST_HIDDEN // 8)
+        extent = Extent(lanes, packets, self.choice.put, MOST_HIDDEN // 8, LINE_BYTES)
         self._channel = Channel(pe, self.team, extent, self.choice.two_shot_bytes, pe.watch(self.team, mapped=True))
         self._calls = Calls(pe, self.team, self._channel, self.choice)
 

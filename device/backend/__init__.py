@@ -33,6 +33,7 @@ NAME = _choice()
 if NAME == "gpu":
     from .gpu.bits import *
     from .gpu.host import *
+    from .gpu.lines import *
     from .gpu.matrix import *
     from .gpu.memory import *
     from .gpu.symmetric import *
@@ -41,6 +42,7 @@ if NAME == "gpu":
 else:
     from .emulator.bits import *
     from .emulator.host import *
+    from .emulator.lines import *
     from .emulator.matrix import *
     from .emulator.memory import *
     from .emulator.symmetric import *

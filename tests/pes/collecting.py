@@ -10,11 +10,13 @@ from shmemtp.channel import Channel, Extent
 OPERATIONS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast", "all_to_all")
 ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST, ALL_TO_ALL = range(5)
 SCATTERS, GATHERS = (REDUCE_SCATTER, ALL_TO_ALL), (ALL_GATHER, ALL_TO_ALL)  # a part for, and of, each PE
-ALGORITHMS = {  # put, two_shot_bytes
-    "one-shot": (False, NEVER),
-    "two-shot": (False, 0),
-    "one-shot-put": (True, NEVER),
-    "two-shot-put": (True, 0),
+ALGORITHMS = {  # put, two_shot_bytes, line_bytes
+    "one-shot": (False, NEVER, NEVER),
+    "two-shot": (False, 0, NEVER),
+    "one-shot, lines": (False, NEVER, 0),
+    "two-shot, lines": (False, 0, 0),
+    "one-shot-put": (True, NEVER, NEVER),
+    "two-shot-put": (True, 0, NEVER),
 }
 PACKETS = 16  # of a lane's exchange: few, so that messages take several
 
@@ -54,7 +56,7 @@ class Messages:
 
 
 def channel(pe, algorithm, lanes, packets=PACKETS, hidden_packets=1):
-    put, two_shot_bytes = ALGORITHMS[algorithm]
+    put, two_shot_bytes, line_bytes = ALGORITHMS[algorithm]
     if pe.heap.distances is None and not put:
         pytest.skip("packets need P2P reach between all PEs")
-    return Channel(pe, pe.team, Extent(lanes, packets, put, hidden_packets), two_shot_bytes)
+    return Channel(pe, pe.team, Extent(lanes, packets, put, hidden_packets, line_bytes), two_shot_bytes)

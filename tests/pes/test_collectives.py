@@ -123,7 +123,7 @@ def test_every_launch(pe, shape, whole_grid):
     comm.free()
 
 
-@pytest.mark.parametrize("algorithm", ["one-shot", "two-shot", "two-shot-put"])
+@pytest.mark.parametrize("algorithm", ["one-shot", "two-shot", "one-shot, lines", "two-shot, lines", "two-shot-put"])
 def test_many_in_one_kernel_over_the_epochs_wrap(pe, algorithm):
     """Lengths that leave most slots of an exchange unused, then use them; a packet's tag has 32 bits."""
     comm = channel(pe, algorithm, 2)
@@ -193,7 +193,7 @@ def in_place(comm, kind, values, count):
     all_reduce_grid(lane, kind.kind, values, 0, values, 0, count)
 
 
-@pytest.mark.parametrize("algorithm", ["one-shot", "two-shot"])
+@pytest.mark.parametrize("algorithm", ["one-shot", "two-shot", "two-shot, lines"])
 def test_in_place(pe, algorithm):
     comm, count = channel(pe, algorithm, 3), 301
     given = [elements.random("float16", count, rank) for rank in range(pe.size)]

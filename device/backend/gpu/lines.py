@@ -1,0 +1,56 @@
+"""Lines of 128 bytes that half a warp stores at once and that arrive whole. The contract is in ../README.md.
+
+As NCCL's LL128 protocol, this stands on what PTX does not promise and NVLink and the caches do: the stores of one
+instruction to one line travel together, and so does what one instruction loads from it.
+"""
+
+from llvmlite import ir
+from numba import cuda
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
+
+from .memory import I32, I64, address
+from .vectors import store_half
+from .words import function, int32, int64, lane_index, uint32
+
+__all__ = ["LINE_THREADS", "LINE_WORDS", "load_from_line", "of_last_in_line", "store_in_line"]
+
+LINE_THREADS = 16
+LINE_WORDS = 32
+HALF_WARP = 0xFFFF
+LAST = 15
+
+
+@intrinsic
+def _load_half(typingctx, at):
+    def codegen(context, builder, sig, args):
+        text = "ld.relaxed.sys.global.v2.u32 {$0,$1}, [$2];"
+        kind = ir.FunctionType(ir.LiteralStructType([I32] * 2), [I64])
+        value = builder.call(ir.InlineAsm(kind, text, "=r,=r,l,~{memory}", side_effect=True), args)
+        return context.make_tuple(builder, sig.return_type, [builder.extract_value(value, i) for i in range(2)])
+
+    return types.UniTuple(types.uint32, 2)(types.uint64), codegen
+
+
+@function
+def _half_warp():
+    return uint32(HALF_WARP << (lane_index() & LINE_THREADS))
+
+
+@function
+def store_in_line(array, i, position, a, b, tag):
+    if position == LAST:
+        a = b = tag
+    cuda.syncwarp(_half_warp())  # one instruction for all
+    store_half(array, i + 2 * position, a, b)
+
+
+@function
+def load_from_line(array, i, position, tag):
+    a, b = _load_half(address(array, int64(i + 2 * position)))
+    return a, b, uint32(cuda.shfl_sync(_half_warp(), int32(b), int32(lane_index() | LAST)))
+
+
+@function
+def of_last_in_line(value):
+    return cuda.shfl_sync(_half_warp(), int64(value), int32(lane_index() | LAST))
