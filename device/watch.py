@@ -1,8 +1,8 @@
 """Bounded waits: no spin of this project lasts for ever.
 
-The watch is an int64 array in device memory, one per launch context: the host writes its limit, and the first thread
-that waits longer writes what it waited for. From then on every wait of that PE ends at once, the kernel leaves at its
-next check (`has_expired`), and the host raises the record as one error.
+The host writes a watch's limit, and the first thread that waits longer writes a report of what it waited for. From then
+on every wait of that PE ends at once, the kernel leaves at its next check (`has_expired`), and the host raises the
+report as one error.
 """
 
 from collections import namedtuple
@@ -19,9 +19,13 @@ from .backend import (
     store_release,
 )
 
+Watch = namedtuple("Watch", "state report")
+Watch.__doc__ = """A kernel's argument, made by `PE.watch`. state: int64 [STATE_WORDS] in the memory of the device, for
+every thread that waits looks at it; report: int64 [REPORT_WORDS], which the host sees while the kernel runs (of host
+memory, thousands of threads read one after another: once they waited long, they waited for that)."""
+
 LIMIT, EXPIRED, PE, OPERATION, PEER, SLOT, WANTED, SEEN = range(8)
-WATCH_WORDS = 8
-CLAIMED, TOLD = 1, 2  # EXPIRED: a thread writes its report; it has
+STATE_WORDS, REPORT_WORDS = 2, 8  # a state has no more than the first two
 
 COLLECTIVE, HIDDEN, QUERY, PARTIAL, ATTENTION, ACTIVATION, VOTE, SIGNAL, BARRIER, GRID = range(1, 11)
 OPERATIONS = {
@@ -54,28 +58,28 @@ def keep_waiting(limits, polls, began, operation, peer, slot, wanted, seen, nap=
     pause(nap)
     if polls % POLLS_BETWEEN_CHECKS != 0:
         return began
-    if load_relaxed(limits.watch, EXPIRED) != 0:
+    if load_relaxed(limits.watch.state, EXPIRED) != 0:
         return int64(LEAVE)
     now = clock()
     if began == 0:
         return now
-    limit = limits.watch[LIMIT]
+    limit = limits.watch.state[LIMIT]
     if peer == limits.pe:
         limit += limit >> 3  # this PE's own blocks may wait for another PE: that wait is the one to tell of
     if now - began < limit:
         return began
-    if atomic_cas(limits.watch, EXPIRED, int64(0), int64(CLAIMED)) == 0:
-        store_relaxed(limits.watch, PE, int64(limits.pe))
-        store_relaxed(limits.watch, OPERATION, int64(operation))
-        store_relaxed(limits.watch, PEER, int64(peer))
-        store_relaxed(limits.watch, SLOT, int64(slot))
-        store_relaxed(limits.watch, WANTED, int64(wanted))
-        store_relaxed(limits.watch, SEEN, int64(seen))
-        store_release(limits.watch, EXPIRED, int64(TOLD))  # the host may look at any time
+    if atomic_cas(limits.watch.state, EXPIRED, int64(0), int64(1)) == 0:
+        store_relaxed(limits.watch.report, PE, int64(limits.pe))
+        store_relaxed(limits.watch.report, OPERATION, int64(operation))
+        store_relaxed(limits.watch.report, PEER, int64(peer))
+        store_relaxed(limits.watch.report, SLOT, int64(slot))
+        store_relaxed(limits.watch.report, WANTED, int64(wanted))
+        store_relaxed(limits.watch.report, SEEN, int64(seen))
+        store_release(limits.watch.report, EXPIRED, int64(1))  # the host may look at any time
     return int64(LEAVE)
 
 
 @function
 def has_expired(limits):
     """True once a wait of this PE has run out. Threads of a block may see it at different times."""
-    return load_relaxed(limits.watch, EXPIRED) != 0
+    return load_relaxed(limits.watch.state, EXPIRED) != 0

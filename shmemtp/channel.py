@@ -9,7 +9,6 @@ from .errors import ShmemtpError
 from .product import round_up
 
 if TYPE_CHECKING:
-    from .kernels import Watch
     from .runtime import PE, Team
 
 __all__ = ["Channel", "Extent"]
@@ -56,12 +55,12 @@ class Channel:
     kernels may run at the same time, each with its own. `check(kernel)` raises what a wait of a kernel ran out on.
     """
 
-    def __init__(self, pe: "PE", team: "Team", extent: Extent, two_shot_bytes: int, watch: "Watch | None" = None):
+    def __init__(self, pe: "PE", team: "Team", extent: Extent, two_shot_bytes: int):
         from .device.backend import Constants
         from .device.communicator import Communicator
 
         self.extent, self._freed, self._pe = extent, False, pe
-        self.watch = watch or pe.watch(team)
+        self.watch = pe.watch(team)
         sizes = extent.sizes(team.size)
         largest = np.max(pe.comm.allgather(tuple(sizes.values())), axis=0)  # the heap is one of all PEs: teams differ
         kinds = {"signals": np.uint64}

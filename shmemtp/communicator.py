@@ -50,7 +50,7 @@ class Communicator:
             raise InputError(f"{lanes} lanes of {packets} packets: at least 1, and a multiple of {LINE}")
         self._pe, self._freed = pe, False
         extent = Extent(lanes, packets, self.choice.put, MOST_HIDDEN // 8, LINE_BYTES)
-        self._channel = Channel(pe, self.team, extent, self.choice.two_shot_bytes, pe.watch(self.team, mapped=True))
+        self._channel = Channel(pe, self.team, extent, self.choice.two_shot_bytes)
         self._calls = Calls(pe, self.team, self._channel, self.choice)
 
     @property

@@ -20,23 +20,24 @@ PATIENCE_S = 0.0002  # between two later looks: the emulator's threads need the 
 class Watch:
     """The limit of a kernel's waits (SHMEMTP_TIMEOUT_S), and its report if one ran out. Made by `PE.watch`.
 
-    A kernel takes it as an int64 array, of which `Limits(watch, rank)` makes what waits take. Good for one failure:
-    after it, every wait with this watch ends at once. `mapped`: in memory that the host sees while the kernel runs, and
-    that is slow for the kernel: for those that look at it only while they wait.
+    A kernel takes it as an argument, of which `Limits(watch, rank)` makes what waits take. Good for one failure: after
+    it, every wait with this watch ends at once.
     """
 
-    def __init__(self, pe: "PE", team=None, mapped: bool = False):
-        from .device.watch import LIMIT, WATCH_WORDS
+    def __init__(self, pe: "PE", team=None):
+        from .device import watch
 
         self._team = team
-        self.argument = (pe.device.mapped if mapped else pe.device.array)(WATCH_WORDS, np.int64)
-        words = np.zeros(WATCH_WORDS, np.int64)
-        words[LIMIT] = int(pe.timeout_s * 1e9)
-        self.argument.fill(words)
+        state, report = pe.device.array(watch.STATE_WORDS, np.int64), pe.device.mapped(watch.REPORT_WORDS, np.int64)
+        for array, words in ((state, watch.STATE_WORDS), (report, watch.REPORT_WORDS)):
+            given = np.zeros(words, np.int64)
+            given[watch.LIMIT] = int(pe.timeout_s * 1e9)
+            array.fill(given)
+        self.argument = watch.Watch(state, report)
 
     def check(self, kernel: str):
-        """Raises TimeoutError_ if a wait of the kernel ran out; call it when the kernel has ended."""
-        raise_if_expired(getattr(self.argument, "host", self.argument), self._team, kernel)
+        """Raises TimeoutError_ if a wait of the kernel ran out. Its memory may be looked at while the kernel runs."""
+        raise_if_expired(self.argument.report.host, self._team, kernel)
 
 
 class Kernels:

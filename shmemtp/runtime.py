@@ -130,9 +130,9 @@ class PE:
         self._teams.append(Team(comm, comm.allgather(self.rank), self.heap.distances))
         return self._teams[-1]
 
-    def watch(self, team: Team | None = None, mapped: bool = False) -> Watch:
+    def watch(self, team: Team | None = None) -> Watch:
         """The limit of a kernel's waits: an argument for `run`. Its kernel numbers PEs by their rank in `team`."""
-        return Watch(self, team, mapped)
+        return Watch(self, team)
 
     def run(self, kernel, grid: int, block: int, *args, shared_bytes: int = 0, warp: int | None = None):
         """Runs a kernel on grid x block threads of this PE's device and returns when it has ended.

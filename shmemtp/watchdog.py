@@ -157,17 +157,16 @@ class _TerminationReport:
             self._installed = False
 
 
-def raise_if_expired(record, team=None, kernel: str = "decode"):
-    """Raises TimeoutError_ if a wait of the kernel expired; call it when the kernel has ended.
+def raise_if_expired(report: np.ndarray, team=None, kernel: str = "decode"):
+    """Raises TimeoutError_ if a wait of the kernel expired.
 
-    `record` is the kernel's watch (see device/watch.py): int64[8], a NumPy array or device memory. It numbers PEs by
-    their rank in `team`; without one, by their rank in the job.
+    `report` is that of the kernel's watch (see device/watch.py). It numbers PEs by their rank in `team`; without one,
+    by their rank in the job.
     """
-    from .device.watch import OPERATIONS, TOLD
+    from .device.watch import OPERATIONS
 
-    fields = record if isinstance(record, np.ndarray) else record.numpy()
-    limit_ns, expired, rank, operation, other, slot, wanted, seen = map(int, fields[:8])
-    if expired != TOLD:
+    limit_ns, expired, rank, operation, other, slot, wanted, seen = map(int, report)
+    if not expired:
         return
     pes = team.pes if team else range(max(rank, other) + 1)
     peer = f" from PE {pes[other]}" if other >= 0 and other != rank else ""

@@ -23,6 +23,7 @@ from shmemtp.device.backend.gpu.arguments import argument_type
 from shmemtp.device.backend.gpu.arrays import DeviceArray
 from shmemtp.device.backend.gpu.compile import Machine, compile_cubin
 from shmemtp.device.backend.gpu.host import MAX_BLOCK
+from shmemtp.device.watch import Watch
 from shmemtp.llm import LLM
 from shmemtp.topology import Topology
 
@@ -78,7 +79,7 @@ def paper_pe(tp):
         closed=False,
         backend="gpu",
         array=lambda shape, dtype: SimpleNamespace(argument=Unbacked(shape, dtype)),
-        watch=lambda team: SimpleNamespace(argument=Unbacked(8, np.int64)),
+        watch=lambda team: SimpleNamespace(argument=Watch(Unbacked(2, np.int64), Unbacked(8, np.int64))),
     )
 
 
