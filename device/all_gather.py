@@ -1,8 +1,8 @@
 """All-gather: every PE's elements, in the order of the PEs, on every PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, function, grid_size
-from .communicator import EXCHANGE, FIRST, begin, capacity, finish, packet_of, share
-from .exchange import Parts
+from .communicator import EXCHANGE, FIRST, begin, capacity, finish, goes_in_lines, packet_of, share
+from .exchange import parts_of
 from .rounds import receive_from_each, send_to_all
 
 
@@ -23,9 +23,16 @@ def all_gather_grid(lane, kind, source, start, target, to, count):
 
 @function
 def _all_gather(lane, kind, source, start, target, to, count, part, parts):
-    given = Parts(source, start, count, count)
-    taken = Parts(target, to, count, lane.shape.pes * count)
-    work = share(lane, kind, count, part, parts)
+    given = parts_of(kind, source, start, count, count)
+    taken = parts_of(kind, target, to, count, lane.shape.pes * count)
+    if goes_in_lines(lane, kind, count):
+        _exchange(lane, kind, given, taken, share(kind, count, part, parts, True))
+    else:
+        _exchange(lane, kind, given, taken, share(kind, count, part, parts, False))
+
+
+@function
+def _exchange(lane, kind, given, taken, work):
     begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)

@@ -10,9 +10,9 @@ written.
 """
 
 from .backend import block_index, function, grid_size
-from .communicator import EXCHANGE, SECOND, begin, capacity, divide_up, finish, packet_of, share
+from .communicator import EXCHANGE, SECOND, begin, capacity, divide_up, finish, goes_in_lines, packet_of, share
 from .element import elements_of_packet
-from .exchange import Parts
+from .exchange import parts_of
 from .rounds import forward_sum, receive_from_each, receive_sum, send_to_all, send_to_each
 
 
@@ -38,12 +38,18 @@ def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
     """What part `part` of `parts` blocks does of it (block)."""
     each = elements_of_packet(kind)
     if count * (8 // each) < lane.shape.two_shot_bytes:
-        work = share(lane, kind, count, part, parts)
-        one_shot(lane, kind, Parts(source, start, count, count), Parts(target, to, count, count), work)
+        given, taken = parts_of(kind, source, start, count, count), parts_of(kind, target, to, count, count)
+        if goes_in_lines(lane, kind, count):
+            one_shot(lane, kind, given, taken, share(kind, count, part, parts, True))
+        else:
+            one_shot(lane, kind, given, taken, share(kind, count, part, parts, False))
     else:
         length = divide_up(count, lane.shape.pes * each) * each  # of a PE's part, in whole packets
-        work = share(lane, kind, length, part, parts)
-        two_shot(lane, kind, Parts(source, start, length, count), Parts(target, to, length, count), work)
+        given, taken = parts_of(kind, source, start, length, count), parts_of(kind, target, to, length, count)
+        if goes_in_lines(lane, kind, length):
+            two_shot(lane, kind, given, taken, share(kind, length, part, parts, True))
+        else:
+            two_shot(lane, kind, given, taken, share(kind, length, part, parts, False))
 
 
 @function

@@ -1,9 +1,22 @@
 """All-to-all: part p of every PE's elements to rank p. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, block_size, function, grid_size, thread_index
-from .communicator import EXCHANGE, FIRST, Work, begin, capacity, count_due, divide_up, finish, is_due, packet_of, share
+from .communicator import (
+    EXCHANGE,
+    FIRST,
+    Work,
+    begin,
+    capacity,
+    count_due,
+    divide_up,
+    finish,
+    goes_in_lines,
+    is_due,
+    packet_of,
+    share,
+)
 from .element import elements_of_packet, load_elements, store_elements
-from .exchange import Parts, await_greetings, collect_from, deliver, greet, post
+from .exchange import await_greetings, collect_from, deliver, greet, parts_of, post
 from .rounds import receive_from_each, send_to_each
 
 
@@ -24,9 +37,16 @@ def all_to_all_grid(lane, kind, source, start, target, to, count):
 
 @function
 def _all_to_all(lane, kind, source, start, target, to, count, part, parts):
-    given = Parts(source, start, count, lane.shape.pes * count)
-    taken = Parts(target, to, count, lane.shape.pes * count)
-    work = share(lane, kind, count, part, parts)
+    given = parts_of(kind, source, start, count, lane.shape.pes * count)
+    taken = parts_of(kind, target, to, count, lane.shape.pes * count)
+    if goes_in_lines(lane, kind, count):
+        _exchange(lane, kind, given, taken, share(kind, count, part, parts, True))
+    else:
+        _exchange(lane, kind, given, taken, share(kind, count, part, parts, False))
+
+
+@function
+def _exchange(lane, kind, given, taken, work):
     begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)

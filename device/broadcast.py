@@ -1,8 +1,8 @@
 """Broadcast: one PE's elements on every PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, function, grid_size
-from .communicator import EXCHANGE, FIRST, begin, capacity, finish, packet_of, share
-from .exchange import Parts, await_greetings, deliver, greet
+from .communicator import EXCHANGE, FIRST, begin, capacity, finish, goes_in_lines, packet_of, share
+from .exchange import await_greetings, deliver, greet, parts_of
 from .rounds import receive_from_one, send_to_all
 
 
@@ -23,8 +23,16 @@ def broadcast_grid(lane, kind, source, start, target, to, count, root):
 
 @function
 def _broadcast(lane, kind, source, start, target, to, count, root, part, parts):
-    given, taken = Parts(source, start, count, count), Parts(target, to, count, count)
-    work, begun = share(lane, kind, count, part, parts), 0
+    given, taken = parts_of(kind, source, start, count, count), parts_of(kind, target, to, count, count)
+    if goes_in_lines(lane, kind, count):
+        _exchange(lane, kind, given, taken, root, share(kind, count, part, parts, True))
+    else:
+        _exchange(lane, kind, given, taken, root, share(kind, count, part, parts, False))
+
+
+@function
+def _exchange(lane, kind, given, taken, root, work):
+    begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)
         greet(lane, epoch)

@@ -31,11 +31,11 @@ Communicator = namedtuple(
 )
 Communicator.__doc__ = """A kernel's argument, made by `PE.communicator`, which its blocks open lanes of.
 
-shape: Constants: `pes` (pes_twice is 2 * pes, lane_words pes + 2), `lanes`, `packets` (of a lane and sender in one
+shape: Constants: `pes` (pes_twice is 2 * pes), `lane_words` (2), `lanes`, `packets` (of a lane and sender in one
 exchange, a multiple of LINE), `put` (NVSHMEM's put_signal in place of packets), `two_shot_bytes` and `line_bytes`
 (longer messages go in two shots, in lines), `hidden_packets`, `kept` (of them by a thread; kept_words is 2 * kept),
 `warp_turns` (in which a warp reads a word of each warp).
-rank: this PE's in the team. distances, pes: int64 [pes], heap distance and world number by rank.
+rank: this PE's in the team. distances: a table, heap distances by rank; pes: int64 [pes], world numbers.
 slots, lines, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, packets / LINE, lanes, LINE, 4
 words], uint32 [2 parities, 2 phases, senders, packets / LINE, lanes, LINE_WORDS], uint32 [2 parities, 2 phases,
 senders, lanes, packets, 2 words], uint32 [receivers, lanes, packets, 2 words], uint64 [PHASES, senders, lanes].
@@ -44,7 +44,7 @@ epochs: int64 [2 * lanes + 2]: each lane's next exchange, each lane's next `hidd
 how often they have met there. watch: the limit of waits.
 """
 Lane = namedtuple("Lane", "shape rank distances pes slots lines inbox outbox signals hidden epochs watch epoch_of")
-Lane.__doc__ = """A block's lane, as its kernel opened it: the communicator, with distances and epochs at hand."""
+Lane.__doc__ = """A block's lane, as its kernel opened it: the communicator, with its epochs at hand."""
 
 FIRST, SECOND, MEETING, BARRIER_ALL = range(4)  # phases: a collective's two shots, and what signals alone serve
 PHASES = 4
@@ -59,7 +59,7 @@ EXCHANGE, SHOWN = range(2)  # what a lane counts: its exchanges, and the vectors
 def open_lane(comm, state):
     """The calling block's lane, which collectives take: how a kernel begins, once, with all threads (block).
 
-    state: int64 `local(comm.shape.lane_words)`; there distances and epochs stay in registers.
+    state: int64 `local(comm.shape.lane_words)`; there epochs stay in registers.
     """
     lane = prepare_lane(comm, state)
     read_epochs(lane)
@@ -69,12 +69,10 @@ def open_lane(comm, state):
 @function
 def prepare_lane(comm, state):
     """The part of `open_lane` that an earlier kernel need not have ended for (block)."""
-    for p in range(comm.shape.pes):
-        state[p] = comm.distances[p]
     return Lane(
         comm.shape,
         comm.rank,
-        state,
+        comm.distances,
         comm.pes,
         comm.slots,
         comm.lines,
@@ -92,13 +90,13 @@ def prepare_lane(comm, state):
 def read_epochs(lane):
     """The rest of `open_lane` (block)."""
     for count in range(2):
-        lane.epoch_of[lane.shape.pes + count] = lane.epochs[count * lane.shape.lanes + block_index()]
+        lane.epoch_of[count] = lane.epochs[count * lane.shape.lanes + block_index()]
 
 
 @function
 def next_epoch(lane, count):
     """The next epoch of what the lane counts, the same for the block's threads (thread)."""
-    return lane.epoch_of[lane.shape.pes + count]
+    return lane.epoch_of[count]
 
 
 @function
@@ -118,7 +116,7 @@ def finish(lane, count, epoch):
 @function
 def advance(lane, count, epoch):
     """`finish` where a `sync_block` stands between here and the epoch's last read (block)."""
-    lane.epoch_of[lane.shape.pes + count] = epoch + 1
+    lane.epoch_of[count] = epoch + 1
     if thread_index() == 0:
         lane.epochs[count * lane.shape.lanes + block_index()] = epoch + 1  # for later kernels
 
@@ -179,11 +177,15 @@ its packets by `number`; of each 16 numbers of a line the last one is the tag's.
 
 
 @function
-def share(lane, kind, count, part, parts):
+def goes_in_lines(lane, kind, count):
+    """Whether a message of so many elements does (block). Asked once: code for both in a loop would slow each."""
+    return count * (8 // elements_of_packet(kind)) >= lane.shape.line_bytes and block_size() % LINE_THREADS == 0
+
+
+@function
+def share(kind, count, part, parts, in_lines):
     """The Work of a block that does part `part` of `parts` of a message of `count` elements (block)."""
-    each = elements_of_packet(kind)
-    in_lines = count * (8 // each) >= lane.shape.line_bytes and block_size() % LINE_THREADS == 0
-    return Work(divide_up(count, each), part, parts, in_lines)
+    return Work(divide_up(count, elements_of_packet(kind)), part, parts, in_lines)
 
 
 @function

@@ -33,7 +33,7 @@ def elements_of_packet(kind):
 def load_elements(kind, array, i, count):
     """A packet's two data words: the elements from `i` on, of which `count` are there; zeros for the others."""
     each = elements_of_packet(kind)
-    if count >= each and i % each == 0:
+    if count >= each and i & (each - 1) == 0:
         return load_pair(array, i)
     first = second = uint32(0)
     if each == 2:
@@ -57,7 +57,7 @@ def load_elements(kind, array, i, count):
 def store_elements(kind, array, i, count, first, second):
     """The reverse of `load_elements`."""
     each = elements_of_packet(kind)
-    if count >= each and i % each == 0:
+    if count >= each and i & (each - 1) == 0:
         store_pair(array, i, first, second)
     elif each == 2:
         if count > 0:

@@ -25,28 +25,43 @@ from .backend import (
     uint64,
 )
 from .communicator import MEETING, box_place, limits_of, signal_place, slot_place
-from .element import load_elements, store_elements
+from .element import elements_of_packet, load_elements, store_elements
 from .packets import receive, receive_from_all
 from .shmem import wait_for_epoch
 from .watch import COLLECTIVE, LEAVE, keep_waiting
 
-Parts = namedtuple("Parts", "array start length total")
+Parts = namedtuple("Parts", "array start length total whole")
 Parts.__doc__ = """Elements of an array in parts, one for each PE: part p begins `p * length` elements after `start`;
-there are `total` elements in all."""
+there are `total` elements in all. whole: whether that makes whole packets, at multiples of 8 bytes."""
+
+
+@function
+def parts_of(kind, array, start, length, total):
+    """Parts of 2^31 elements at most (thread)."""
+    return Parts(array, start, length, total, (start | length | total) & (elements_of_packet(kind) - 1) == 0)
 
 
 @function
 def load_part(kind, parts, p, i):
-    """The packet that begins at element `i` of part `p` (thread)."""
-    count = min(parts.length - i, parts.total - p * parts.length - i)
-    return load_elements(kind, parts.array, parts.start + p * parts.length + i, count)
+    """The packet that begins at element `i` of part `p`; zeros where there is none (thread)."""
+    behind = p * parts.length + i
+    if parts.whole:
+        if uint32(behind) < uint32(parts.total):
+            return load_pair(parts.array, parts.start + behind)
+        return uint32(0), uint32(0)
+    return load_elements(kind, parts.array, parts.start + behind, min(parts.length - i, parts.total - behind))
 
 
 @function
 def store_part(kind, parts, p, i, first, second):
     """The reverse of `load_part`."""
-    count = min(parts.length - i, parts.total - p * parts.length - i)
-    store_elements(kind, parts.array, parts.start + p * parts.length + i, count, first, second)
+    behind = p * parts.length + i
+    if parts.whole:
+        if uint32(i) < uint32(parts.length) and uint32(behind) < uint32(parts.total):
+            store_pair(parts.array, parts.start + behind, first, second)
+    else:
+        count = min(parts.length - i, parts.total - behind)
+        store_elements(kind, parts.array, parts.start + behind, count, first, second)
 
 
 @function
@@ -143,7 +158,7 @@ def greet(lane, epoch):
     """Tells every PE that this lane is in `epoch` (block); with puts, every signal does."""
     if not lane.shape.put:
         at = signal_place(lane, MEETING, lane.rank)
-        for p in range(lane.shape.pes):  # the distances' index is a constant, for they are registers
+        for p in range(lane.shape.pes):
             if thread_index() == min(p, block_size() - 1):
                 store_relaxed(peer(lane.signals, lane.distances[p]), at, uint64(epoch))
 

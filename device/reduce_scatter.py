@@ -1,8 +1,8 @@
 """Reduce-scatter: the sum of every PE's elements, a part to each PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, function, grid_size
-from .communicator import EXCHANGE, begin, capacity, finish, packet_of, share
-from .exchange import Parts
+from .communicator import EXCHANGE, begin, capacity, finish, goes_in_lines, packet_of, share
+from .exchange import parts_of
 from .rounds import receive_sum, send_to_each
 
 
@@ -24,9 +24,16 @@ def reduce_scatter_grid(lane, kind, source, start, target, to, count):
 
 @function
 def _reduce_scatter(lane, kind, source, start, target, to, count, part, parts):
-    given = Parts(source, start, count, lane.shape.pes * count)
-    taken = Parts(target, to, count, count)
-    work = share(lane, kind, count, part, parts)
+    given = parts_of(kind, source, start, count, lane.shape.pes * count)
+    taken = parts_of(kind, target, to, count, count)
+    if goes_in_lines(lane, kind, count):
+        _exchange(lane, kind, given, taken, share(kind, count, part, parts, True))
+    else:
+        _exchange(lane, kind, given, taken, share(kind, count, part, parts, False))
+
+
+@function
+def _exchange(lane, kind, given, taken, work):
     begun = 0
     while packet_of(work, begun) < work.packets:
         epoch = begin(lane, EXCHANGE)

@@ -67,9 +67,9 @@ class Channel:
         self._arrays = {
             name: pe.array(int(count), kinds.get(name, np.uint32)) for name, count in zip(sizes, largest, strict=True)
         }
-        self._pes, self._distances = (pe.device.array(team.size, np.int64) for _ in range(2))
+        self._pes = pe.device.array(team.size, np.int64)
         self._pes.fill(np.array(team.pes, np.int64))
-        self._distances.fill(np.zeros(team.size, np.int64) if team.distances is None else team.distances)
+        distances = pe.device.table([0] * team.size if team.distances is None else team.distances)
         self._hidden = pe.device.array(2 * 4 * extent.hidden_packets, np.uint32)
         self._epochs = pe.device.array(2 * extent.lanes + 2, np.int64)
         self.set_epochs(1)  # cleared slots hold epoch 0
@@ -82,7 +82,7 @@ class Channel:
             warp_turns=warp_turns,
             pes=team.size,
             pes_twice=2 * team.size,
-            lane_words=team.size + 2,
+            lane_words=2,
             lanes=extent.lanes,
             packets=extent.packets,
             hidden_packets=extent.hidden_packets,
@@ -92,7 +92,7 @@ class Channel:
         )
         symmetric = (self._arrays[name].argument for name in ("slots", "lines", "inbox", "outbox", "signals"))
         own = (self._hidden, self._epochs, self.watch.argument)
-        self._record = Communicator._make((shape, team.rank, self._distances, self._pes, *symmetric, *own))
+        self._record = Communicator._make((shape, team.rank, distances, self._pes, *symmetric, *own))
 
     @property
     def lanes(self) -> int:

@@ -16,7 +16,7 @@ SMALLEST = 1 << 10  # bytes of a message
 CALLS = 20  # of a timed part
 PACKET_BYTES = 8  # of data
 BLOCKS = (128, 256, 512)  # threads
-PACKETS_A_THREAD = (1, 2, 4)
+PACKETS_A_THREAD = (0.5, 1, 2, 4)
 
 
 def run(options, answer):
@@ -40,7 +40,7 @@ def shapes(nbytes: int, most: int, warp: int) -> set[tuple[int, int]]:
         return {(1, 1), (most, 1)}
     packets = max(1, nbytes // PACKET_BYTES)
     blocks = [block for block in BLOCKS if block <= packets] or BLOCKS[:1]
-    return {(min(most, -(-packets // (block * each))), block) for block in blocks for each in PACKETS_A_THREAD}
+    return {(min(most, -(-packets // int(block * each))), block) for block in blocks for each in PACKETS_A_THREAD}
 
 
 def measure(pe, sizes, repeats: int) -> list[Measurement]:

@@ -50,6 +50,12 @@ class Device:
         """Zeroed device memory."""
         return Array(aligned(shape, dtype))
 
+    def table(self, values):
+        """A kernel argument of int64 numbers; an array, so that tables of all lengths share a compiled kernel."""
+        array = self.array(len(values), np.int64)
+        array.fill(np.array(values, np.int64))
+        return array
+
     def mapped(self, shape, dtype):
         """Zeroed memory that the kernel and the host see at once."""
         return Mapped(aligned(shape, dtype))

@@ -18,6 +18,8 @@ def argument_type(value):
         return ConstantsType(tuple(sorted(value.fields.items())))
     if isinstance(value, DeviceArray):
         return types.Array(from_dtype(value.dtype), len(value.shape), "C")
+    if type(value) is tuple:
+        return types.UniTuple(types.int64, len(value))
     if isinstance(value, tuple):
         return types.NamedTuple([argument_type(field) for field in value], type(value))
     return types.float32 if isinstance(value, (float, np.floating)) else types.int64

@@ -62,6 +62,9 @@ class Device:
         check(driver.cuStreamSynchronize(0))  # the host does not wait for a memset, nor does a kernel
         return array
 
+    def table(self, values):
+        return tuple(map(int, values))  # with the kernel's parameters, in constant memory
+
     def mapped(self, shape, dtype):
         enter()
         return MappedArray(shape, dtype)
