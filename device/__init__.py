@@ -3,7 +3,7 @@
 
 from .all_gather import all_gather_block, all_gather_grid
 from .all_reduce import all_reduce_block, all_reduce_grid
-from .all_reduce_norm import all_reduce_norm_block, all_reduce_norm_grid
+from .all_reduce_norm import all_reduce_norm_block, all_reduce_norm_grid, all_reduce_norm_shares
 from .all_to_all import all_to_all_block, all_to_all_grid, all_to_all_v_block, all_to_all_v_grid
 from .backend import (
     NAME,

@@ -46,7 +46,7 @@ def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
     else:
         length = divide_up(count, lane.shape.pes * each) * each  # of a PE's part, in whole packets
         given, taken = parts_of(kind, source, start, length, count), parts_of(kind, target, to, length, count)
-        if goes_in_lines(lane, kind, length):
+        if goes_in_lines(lane, kind, count):
             two_shot(lane, kind, given, taken, share(kind, length, part, parts, True))
         else:
             two_shot(lane, kind, given, taken, share(kind, length, part, parts, False))

@@ -2,14 +2,17 @@
 
 hidden = residual + the sum over the PEs of source, rounded to the element's kind; residual = hidden; the result is
 hidden / sqrt(mean(hidden^2) + eps) * weight (Zhang & Sennrich, 2019). Sums are float32, the PEs' in their order, so
-that every PE has the same bits. `_block`: one block does a vector alone, in one hop. `_grid`: all blocks share the
-vector, and show each other their parts of hidden by packets: a second hop, which costs less than a barrier.
+that every PE has the same bits. `_block`: one block does a vector alone, in one hop. `_shares`: all blocks share the
+vector, and tell each other the sums of their squares by packets: a second hop, which costs less than a barrier.
+`_grid`: they show each other their parts of hidden itself, and each block has the whole result.
 
 A thread keeps its packets of hidden and weight in registers, `lane.shape.kept` at most; weights are asked for before
 there is something to wait for. Vectors are whole packets, 8 bytes each, at multiples of 8 bytes.
 """
 
 from .backend import (
+    as_bits,
+    as_float32,
     block_index,
     block_size,
     float32,
@@ -22,6 +25,7 @@ from .backend import (
     store_packet,
     store_pair,
     sync_block,
+    sync_warp,
     thread_index,
     uint32,
     warp_index,
@@ -32,7 +36,6 @@ from .communicator import (
     EXCHANGE,
     FIRST,
     SHOWN,
-    Work,
     advance,
     begin,
     count_due,
@@ -41,6 +44,7 @@ from .communicator import (
     limits_of,
     next_epoch,
     packet_of,
+    share,
 )
 from .element import (
     add_data,
@@ -51,7 +55,7 @@ from .element import (
     square_of_words,
 )
 from .exchange import collect, deliver, post_to_all
-from .packets import BATCH, BATCH_WORDS, receive_batch, wait_for_packet
+from .packets import BATCH, BATCH_WORDS, receive, receive_batch, wait_for_packet
 from .watch import HIDDEN
 
 
@@ -63,34 +67,28 @@ def all_reduce_norm_block(lane, kind, source, start, residual, at, weight, of, t
     source. count: whole packets, at most `lane.shape.kept` a thread. eps: float32. sums: float32 [warps of the block]
     in shared memory.
     """
-    each = elements_of_packet(kind)
     hidden, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
-    packets, begun = count // each, 0
-    inverse, squares = float32(1) / float32(count), float32(0)
-    load_kept(lane, kind, weight, of, packets, weights)
-    while begun < packets:
-        epoch, end = begin(lane, EXCHANGE), min(packets, begun + lane.shape.packets)
-        for k in range(lane.shape.kept):
-            number = thread_index() + k * block_size()
-            if begun <= number < end:
-                a, b = load_pair(source, start + number * each)
-                post_to_all(lane, epoch, FIRST, number - begun, a, b)
-        deliver(lane, epoch, FIRST, end - begun, True)
-        for k in range(lane.shape.kept):
-            number = thread_index() + k * block_size()
-            if begun <= number < end:
-                a, b = add_residual(lane, kind, epoch, number - begun, residual, at + number * each)
-                squares += square_of_words(kind, a, b)
-                hidden[2 * k], hidden[2 * k + 1] = a, b
-        finish(lane, EXCHANGE, epoch)
-        begun += lane.shape.packets
-    factor = norm_factor(lane, squares, inverse, eps, sums)
-    for k in range(lane.shape.kept):
-        number = thread_index() + k * block_size()
-        if number < packets:
-            a, b = scale_words(kind, hidden[2 * k], hidden[2 * k + 1], weights[2 * k], weights[2 * k + 1], factor)
-            store_pair(target, to + number * each, a, b)
+    work, inverse = share(kind, count, 0, 1, False), float32(1) / float32(count)
+    load_kept(lane, kind, weight, of, work, weights)
+    squares = block_sum(lane, add_share(lane, kind, source, start, residual, at, work, hidden), sums)
+    store_scaled(lane, kind, work, hidden, weights, rsqrt(squares * inverse + eps), target, to)
     sync_block()
+
+
+@function
+def all_reduce_norm_shares(lane, kind, source, start, residual, at, weight, of, target, to, count, eps, sums):
+    """`all_reduce_norm_block` by all blocks, each of which does a share: of target, too (grid).
+
+    They tell each other a number each, the sum of their squares. At most a block for each 8 packets of the vector, and
+    as many in every call with this communicator.
+    """
+    hidden, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
+    work, inverse = share(kind, count, block_index(), grid_size(), False), float32(1) / float32(count)
+    load_kept(lane, kind, weight, of, work, weights)
+    squares = block_sum(lane, add_share(lane, kind, source, start, residual, at, work, hidden), sums)
+    squares = grid_sum(lane, squares)
+    store_scaled(lane, kind, work, hidden, weights, rsqrt(squares * inverse + eps), target, to)
+    finish(lane, SHOWN, next_epoch(lane, SHOWN))
 
 
 @function
@@ -101,36 +99,70 @@ def all_reduce_norm_grid(lane, kind, source, start, residual, at, weight, of, x,
     block adds its share into residual. At most a block for each 8 packets of the vector, and as many in every call with
     this communicator.
     """
-    each = elements_of_packet(kind)
     hidden, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
-    packets, begun = count // each, 0
-    work = Work(packets, block_index(), grid_size(), False)
-    inverse = float32(1) / float32(count)
-    load_kept(lane, kind, weight, of, packets, weights)
-    while packet_of(work, begun) < packets:
+    begun, inverse = 0, float32(1) / float32(count)
+    work, all = share(kind, count, block_index(), grid_size(), False), share(kind, count, 0, 1, False)
+    load_kept(lane, kind, weight, of, all, weights)
+    while packet_of(work, begun) < work.packets:
         if begun > 0:
             finish(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
         share_hidden(lane, kind, source, start, residual, at, work, begun)
         begun += lane.shape.packets
-    squares = receive_hidden(lane, kind, packets, hidden)
-    factor = norm_factor(lane, squares, inverse, eps, sums)
+    squares = block_sum(lane, receive_hidden(lane, kind, work.packets, hidden), sums)
     advance(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
+    factor = rsqrt(squares * inverse + eps)
     for k in range(lane.shape.kept):
         number = thread_index() + k * block_size()
-        if number < packets:
+        if number < work.packets:
             a, b = scale_words(kind, hidden[2 * k], hidden[2 * k + 1], weights[2 * k], weights[2 * k + 1], factor)
             x[2 * number], x[2 * number + 1] = a, b
     finish(lane, SHOWN, next_epoch(lane, SHOWN))
 
 
 @function
-def load_kept(lane, kind, array, start, packets, words):
+def load_kept(lane, kind, array, start, work, words):
     """The thread's packets of an array into `words` (thread)."""
     each = elements_of_packet(kind)
     for k in range(lane.shape.kept):
-        number = thread_index() + k * block_size()
-        if number < packets:
-            words[2 * k], words[2 * k + 1] = load_pair(array, start + number * each)
+        packet = packet_of(work, thread_index() + k * block_size())
+        if packet < work.packets:
+            words[2 * k], words[2 * k + 1] = load_pair(array, start + packet * each)
+
+
+@function
+def add_share(lane, kind, source, start, residual, at, work, hidden):
+    """The block's packets exchanged and added into residual, the thread's into `hidden`; their squares' sum (block)."""
+    each, begun, squares = elements_of_packet(kind), 0, float32(0)
+    while packet_of(work, begun) < work.packets:
+        epoch, end = begin(lane, EXCHANGE), begun + lane.shape.packets
+        for k in range(lane.shape.kept):
+            number = thread_index() + k * block_size()
+            packet = packet_of(work, number)
+            if begun <= number < end and packet < work.packets:
+                a, b = load_pair(source, start + packet * each)
+                post_to_all(lane, epoch, FIRST, number - begun, a, b)
+        deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
+        for k in range(lane.shape.kept):
+            number = thread_index() + k * block_size()
+            packet = packet_of(work, number)
+            if begun <= number < end and packet < work.packets:
+                a, b = add_residual(lane, kind, epoch, number - begun, residual, at + packet * each)
+                squares += square_of_words(kind, a, b)
+                hidden[2 * k], hidden[2 * k + 1] = a, b
+        finish(lane, EXCHANGE, epoch)
+        begun = end
+    return squares
+
+
+@function
+def store_scaled(lane, kind, work, hidden, weights, factor, target, to):
+    """The thread's packets of hidden, times factor and weights, to target (thread)."""
+    each = elements_of_packet(kind)
+    for k in range(lane.shape.kept):
+        packet = packet_of(work, thread_index() + k * block_size())
+        if packet < work.packets:
+            a, b = scale_words(kind, hidden[2 * k], hidden[2 * k + 1], weights[2 * k], weights[2 * k + 1], factor)
+            store_pair(target, to + packet * each, a, b)
 
 
 @function
@@ -190,15 +222,30 @@ def receive_hidden(lane, kind, packets, hidden):
 
 
 @function
-def norm_factor(lane, squares, inverse, eps, sums):
-    """1 / rms of the vector whose squares' sum the block's threads have parts of; inverse: of its length (block)."""
-    squares = warp_sum(squares)
+def block_sum(lane, value, sums):
+    """The sum of the threads' values, in a fixed order, for each of them; sums: float32 [warps] (block)."""
+    value = warp_sum(value)
     if lane_index() == 0:
-        sums[warp_index()] = squares
+        sums[warp_index()] = value
     sync_block()
-    share = float32(0)
+    part = float32(0)
     for turn in range(lane.shape.warp_turns):
         warp = turn * warp_size() + lane_index()
         if warp * warp_size() < block_size():
-            share += sums[warp]
-    return rsqrt(warp_sum(share) * inverse + eps)
+            part += sums[warp]
+    return warp_sum(part)
+
+
+@function
+def grid_sum(lane, value):
+    """The sum of the blocks' values, in a fixed order, for all; for the caller to `finish` what was shown (grid)."""
+    limits, shown = limits_of(lane), next_epoch(lane, SHOWN)
+    tag, first = uint32(shown), 4 * (shown & 1) * lane.shape.hidden_packets
+    if thread_index() == 0:
+        store_packet(lane.hidden, first + 4 * block_index(), as_bits(value), tag, uint32(0), tag)
+    part = float32(0)
+    sync_warp()  # thread 0 stores before its warp waits
+    for block in range(lane_index(), grid_size(), warp_size()):
+        bits, _ = receive(lane.hidden, first + 4 * block, tag, limits, HIDDEN, limits.pe)
+        part += as_float32(bits)
+    return warp_sum(part)

@@ -6,7 +6,7 @@ the next kernel begin likewise.
 
 from .all_gather import all_gather_grid
 from .all_reduce import all_reduce_grid
-from .all_reduce_norm import all_reduce_norm_block, all_reduce_norm_grid
+from .all_reduce_norm import all_reduce_norm_block, all_reduce_norm_shares
 from .all_to_all import all_to_all_grid
 from .backend import (
     block_index,
@@ -19,14 +19,10 @@ from .backend import (
     local,
     shared,
     start_next_kernel,
-    store_pair,
-    thread_index,
-    uint32,
     wait_for_prior_kernel,
 )
 from .broadcast import broadcast_grid
 from .communicator import prepare_lane, read_epochs
-from .element import elements_of_packet
 from .reduce_scatter import reduce_scatter_grid
 
 
@@ -83,15 +79,8 @@ def all_reduce_norm_rows(call, comm, source, start, target, to, residual, at, we
 
 
 @kernel
-def all_reduce_norm_vectors(call, comm, source, start, target, to, residual, at, weight, of, count, rows, eps):
-    """Vectors of `count` elements, all blocks on each: for one or a few."""
+def all_reduce_norm_vector(call, comm, source, start, target, to, residual, at, weight, of, count, eps):
+    """One vector of `count` elements, by all blocks."""
     lane = _take_over(comm, local(comm.shape.lane_words, int64))
-    each = elements_of_packet(call.kind)
-    packets = count // each
     sums = shared(0, block_size(), float32)
-    x = shared(4 * block_size(), 2 * packets, uint32)
-    for row in range(rows):
-        i = row * count
-        all_reduce_norm_grid(lane, call.kind, source, start + i, residual, at + i, weight, of, x, count, eps, sums)
-        for number in range(block_index() * block_size() + thread_index(), packets, grid_size() * block_size()):
-            store_pair(target, to + i + number * each, x[2 * number], x[2 * number + 1])
+    all_reduce_norm_shares(lane, call.kind, source, start, residual, at, weight, of, target, to, count, eps, sums)

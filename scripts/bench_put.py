@@ -60,6 +60,7 @@ class Bench:
         grid, block = options.launch or (pe.device.multiprocessors, block)
         self.launches = {"thread": (1, 1, 1), "warp": (1, warp, warp), "block": (1, block, warp)}
         self.launches["grid"] = (grid, block, warp)
+        self.comm = pe.communicator(lanes=grid)
         self.ends = Ends(pe, max(SIGNAL_BYTES, options.maxbytes), options.datatype, grid)
         self.shapes = {
             (operation, transport): Constants(operation=number, raw=transport == "raw")
@@ -82,7 +83,7 @@ class Bench:
         self.ends.prepare(operation, nbytes)
         latency, (grid, block, warp) = what == "latency", self.launches[scope]
         both = latency and operation in ("put_signal", "signal")
-        kernel, args = kernels.transfer_rounds, (int(latency), kernels.Pace)
+        kernel, args = kernels.transfer_rounds, (int(latency), kernels.Pace, self.comm.argument)
         if both:
             kernel = kernels.ping_pong_rounds
             args = (int(self.pe.rank == 0), kernels.Pace, self.watch.argument, self.pe.rank)

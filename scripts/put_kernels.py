@@ -17,6 +17,7 @@ from shmemtp.device import (
     kernel,
     load_packet,
     local,
+    open_lane,
     peer,
     put,
     put_block,
@@ -32,6 +33,7 @@ from shmemtp.device import (
     store_packet,
     store_release,
     sync_block,
+    sync_grid,
     thread_index,
     uint32,
     uint64,
@@ -145,12 +147,14 @@ def complete(shape, wire, epoch):
 
 
 @kernel
-def transfer_rounds(shape, scope, wire, each, pace):
+def transfer_rounds(shape, scope, wire, each, pace, comm):
     """Messages from or to one PE, while the other does nothing.
 
     shape: Constants `operation` and `raw`. each: whether every message is completed before the next begins (latency),
-    or those of a part together (bandwidth).
+    or those of a part together (bandwidth): then the blocks meet after each part, or the fast ones would run ahead of
+    the others, and a part's end would tell nothing.
     """
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
     turn, out, epoch = int64(0), int64(0), int64(0)
     stamp(pace, 0)
     for part in range(pace.parts):
@@ -162,6 +166,8 @@ def transfer_rounds(shape, scope, wire, each, pace):
                 complete(shape, wire, epoch)
             turn, out = following(turn, INPUTS), following(out, OUTPUTS)
         complete(shape, wire, epoch)
+        if not each:
+            sync_grid(lane)
         stamp(pace, part + 1)
 
 

@@ -18,8 +18,8 @@ __all__ = ["NORM_GRID", "Calls"]
 
 ALIGNMENT = 16  # bytes: where a kernel's array begins, its elements some way behind
 CARRIERS = (np.float32, np.uint16, np.uint16, np.int32)  # of the kinds, as kernels take them
-NORM_BLOCK = 512  # threads: they keep a vector of 16 KiB
-NORM_GRID = 16  # blocks that share a vector: the same for each, for they count the vectors
+ROW_BLOCK = 512  # threads of a block that does a vector alone: they keep one of 16 KiB
+NORM_GRID, NORM_BLOCK = 32, 128  # blocks that share a vector, the same for each, for they count the vectors
 FIRST_ARRAY = 2  # position among a kernel's arguments; before it, the kind and the communicator
 
 
@@ -73,15 +73,14 @@ class Calls:
         if (name, kind, block) not in self._compiled:
             self._compiled[name, kind, block] = device.compile(getattr(calls, name), tuple(args), block=block)
         compiled = self._compiled[name, kind, block]
-        shared = 4 * block + 8 * (numbers[0] // 2 + 1) if name == "all_reduce_norm_vectors" else 4 * block
-        return device.prepare(compiled, grid, block, tuple(args), shared_bytes=shared, together=False, early=True)
+        return device.prepare(compiled, grid, block, tuple(args), shared_bytes=4 * block, together=False, early=True)
 
     def _launch(self, name, numbers, nbytes):
         """Blocks and their threads. A block does 64 bytes at least: a line of packets, of 8 bytes each."""
         _, grid, block = self._choice.row(nbytes)
         if name == "all_reduce_norm_rows":
-            return min(numbers[1], self._channel.extent.lanes), NORM_BLOCK if self._pe.backend == "gpu" else 1
-        if name == "all_reduce_norm_vectors":
+            return min(numbers[1], self._channel.extent.lanes), ROW_BLOCK if self._pe.backend == "gpu" else 1
+        if name == "all_reduce_norm_vector":
             return min(NORM_GRID, self._channel.lanes), NORM_BLOCK if self._pe.backend == "gpu" else 1
         return max(1, min(grid, self._channel.extent.lanes, nbytes // 64)), block
 

@@ -21,7 +21,6 @@ MOST_ELEMENTS = (1 << 31) - 1  # kernels count packets in 32 bits
 PACKET = 8  # bytes
 LINE_BYTES = 64 << 10  # from which on a message travels in lines
 MOST_HIDDEN = 16384  # bytes of a vector that is normalised: 512 threads keep four packets of 8 bytes
-ALONE_PES = 4  # up to so many, a block's own hop is shorter than one more among blocks
 
 
 class Communicator:
@@ -130,11 +129,11 @@ class Communicator:
         if scale.nbytes % PACKET or any(each.address % PACKET for each in (source, target, added, scale)):
             raise InputError(f"all_reduce_norm takes vectors of whole {PACKET} bytes, at multiples of {PACKET} bytes")
         rows = source.count // hidden
-        few_bytes = scale.nbytes < NORM_GRID * LINE * PACKET
-        alone = rows > 1 or self.team.size <= ALONE_PES or few_bytes
-        name = "all_reduce_norm_rows" if alone else "all_reduce_norm_vectors"
-        nbytes = scale.nbytes if rows else 0
-        self._call(name, (source, target, added, scale), (hidden, rows, float(eps)), nbytes, handle)
+        arrays, nbytes = (source, target, added, scale), scale.nbytes if rows else 0
+        if rows == 1 and nbytes >= NORM_GRID * LINE * PACKET:
+            self._call("all_reduce_norm_vector", arrays, (hidden, float(eps)), nbytes, handle)
+        else:
+            self._call("all_reduce_norm_rows", arrays, (hidden, rows, float(eps)), nbytes, handle)
 
     def free(self):
         """Collective over all PEs. Gives the memory back; doing it twice does nothing."""

@@ -15,8 +15,9 @@ __all__ = ["measure", "report", "run", "shapes"]
 SMALLEST = 1 << 10  # bytes of a message
 CALLS = 20  # of a timed part
 PACKET_BYTES = 8  # of data
-BLOCKS = (128, 256, 512)  # threads
-PACKETS_A_THREAD = (0.5, 1, 2, 4)
+LINE = 8  # packets
+GRIDS, BLOCKS = (16, 32, 64), (128, 256, 512)  # blocks, and their threads
+MOST_OF_A_THREAD = 8  # packets
 
 
 def run(options, answer):
@@ -34,13 +35,16 @@ def run(options, answer):
 def shapes(nbytes: int, most: int, warp: int) -> set[tuple[int, int]]:
     """The (grid, block) with which a PE's share of so many bytes is tried; `most` blocks run at once.
 
-    A thread has a packet or a few; in the emulator (warps of one thread) a block is one thread.
+    A block has a line of packets at least, a thread a few at most; in the emulator (warps of one thread) a block is one
+    thread.
     """
     if warp == 1:
         return {(1, 1), (most, 1)}
     packets = max(1, nbytes // PACKET_BYTES)
-    blocks = [block for block in BLOCKS if block <= packets] or BLOCKS[:1]
-    return {(min(most, -(-packets // int(block * each))), block) for block in blocks for each in PACKETS_A_THREAD}
+    useful = min(most, max(1, packets // LINE))
+    grids = {min(grid, useful) for grid in (*GRIDS, most)}
+    fitting = {(grid, block) for grid in grids for block in BLOCKS if packets <= MOST_OF_A_THREAD * grid * block}
+    return fitting or {(useful, BLOCKS[-1])}
 
 
 def measure(pe, sizes, repeats: int) -> list[Measurement]:

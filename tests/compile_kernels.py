@@ -23,7 +23,7 @@ from shmemtp.device.backend.gpu.arguments import argument_type
 from shmemtp.device.backend.gpu.arrays import DeviceArray
 from shmemtp.device.backend.gpu.compile import Machine, compile_cubin
 from shmemtp.device.backend.gpu.host import MAX_BLOCK
-from shmemtp.device.watch import Watch
+from shmemtp.device.watch import REPORT_WORDS, STATE_WORDS, Watch
 from shmemtp.llm import LLM
 from shmemtp.topology import Topology
 
@@ -68,6 +68,10 @@ class PaperDevice:
         return SimpleNamespace(done=lambda: True, wait=lambda: None)
 
 
+def paper_watch():
+    return Watch(Unbacked(STATE_WORDS, np.int64), Unbacked(REPORT_WORDS, np.int64))
+
+
 def paper_pe(tp):
     """PE 0 of `tp`, on paper."""
     comm = SimpleNamespace(allgather=lambda value: [value], bcast=lambda value: value)
@@ -82,7 +86,7 @@ def paper_pe(tp):
         closed=False,
         backend="gpu",
         array=lambda shape, dtype: SimpleNamespace(argument=Unbacked(shape, dtype)),
-        watch=lambda team: SimpleNamespace(argument=Watch(Unbacked(2, np.int64), Unbacked(8, np.int64))),
+        watch=lambda team: SimpleNamespace(argument=paper_watch()),
     )
 
 
@@ -125,8 +129,7 @@ def put_rounds(name, operation, raw):
     device, (words, numbers, signals) = PaperDevice(), map(paper_array, (np.uint32, np.int64, np.uint64))
     shape = Constants(operation=getattr(kernels, operation), raw=raw)
     args = (shape, 0, kernels.Wire(words, words, signals, words, 1, 0, 4, 32), 1, Pace(1, 1, numbers))
-    if name == "ping_pong_rounds":
-        args = (*args, numbers, 0)
+    args = (*args, paper_watch(), 0) if name == "ping_pong_rounds" else (*args, paper_communicator(paper_pe(2)))
     device.compile(getattr(kernels, name), args, MOST_THREADS)
     return device.cubins[name], MOST_THREADS, 0
 
@@ -155,12 +158,13 @@ def call(name, *arguments, pes=8):
 
 BF16, NUMBERS = np.uint16, np.int64
 SOURCE_AND_TARGET = (BF16, 0, BF16, 0)
-NORMED = (*SOURCE_AND_TARGET, BF16, 0, BF16, 0, 4096, 1, np.float32(1e-5))
+NORMED = (*SOURCE_AND_TARGET, BF16, 0, BF16, 0, 4096)
 CALLS = {
     **{name: partial(call, name, *SOURCE_AND_TARGET, 8) for name in ("all_reduce", "all_gather", "reduce_scatter")},
     "all_to_all": partial(call, "all_to_all", *SOURCE_AND_TARGET, 8),
     "broadcast": partial(call, "broadcast", *SOURCE_AND_TARGET, 8, 0),
-    **{name: partial(call, name, *NORMED) for name in ("all_reduce_norm_rows", "all_reduce_norm_vectors")},
+    "all_reduce_norm_rows": partial(call, "all_reduce_norm_rows", *NORMED, 1, np.float32(1e-5)),
+    "all_reduce_norm_vector": partial(call, "all_reduce_norm_vector", *NORMED, np.float32(1e-5)),
 }
 NORM = (BF16, 64, BF16, BF16, np.uint32, np.float32(1e-5))
 COLLECTIVE = (BF16, 64, BF16, 64, 8)

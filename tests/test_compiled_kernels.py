@@ -28,7 +28,7 @@ HALVES = [  # a process each, of about the same work
             "decode llama-3.1-8b TP 4",
         ),
         *("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all"),
-        *("all_reduce_norm_rows", "all_reduce_norm_vectors"),
+        *("all_reduce_norm_rows", "all_reduce_norm_vector"),
     ],
 ]
 CASES = [case for half in HALVES for case in half]

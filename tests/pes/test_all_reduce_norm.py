@@ -8,6 +8,7 @@ from collecting import channel
 from shmemtp.device import (
     all_reduce_norm_block,
     all_reduce_norm_grid,
+    all_reduce_norm_shares,
     block_index,
     block_size,
     float32,
@@ -49,6 +50,15 @@ def norm_grid(comm, kind, source, residual, weight, target, count, rounds):
         all_reduce_norm_grid(lane, kind, source, at, residual, at, weight, 0, x, count, float32(1e-5), sums)
         for i in range(thread_index(), count, block_size()):
             target[(block_index() * rounds + n) * count + i] = uint16(x[i // 2] >> uint32(16 * (i % 2)))
+
+
+@kernel
+def norm_shares(comm, kind, source, residual, weight, target, count, rounds):
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
+    sums = shared(0, block_size(), float32)
+    for n in range(rounds):
+        at = n * count
+        all_reduce_norm_shares(lane, kind, source, at, residual, at, weight, 0, target, at, count, float32(1e-5), sums)
 
 
 def right(kind, sources, residual, weight):
@@ -95,6 +105,26 @@ def test_each_block_alone(pe, algorithm, kind):
     target = pe.device.array(ROUNDS * count, np.uint16)
     pe.run(norm_blocks, grid, block, comm, KINDS[kind], *arrays, target, count, ROUNDS, shared_bytes=4 * block)
     comm.check("norm_blocks")
+    hidden, normed = right(kind, sources, residual, weight)
+    np.testing.assert_array_equal(arrays[1].numpy().reshape(ROUNDS, count), hidden)
+    assert_normed(kind, target.numpy().reshape(ROUNDS, count), normed)
+    assert len(set(pe.comm.allgather(target.numpy().tobytes()))) == 1
+    comm.free()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize("algorithm", ["one-shot", "one-shot-put"])
+@pytest.mark.parametrize("count", [100, 332])
+def test_a_share_for_each_block(pe, count, algorithm, shape):
+    grid, block = shape
+    kind = "float16"
+    sources, residual, weight = given(pe, kind, count)
+    comm = channel(pe, algorithm, grid, hidden_packets=128)
+    comm.set_epochs((1 << 32) - 10)
+    arrays = [on_device(pe, values) for values in (sources[pe.rank], residual, weight)]
+    target = pe.device.array(ROUNDS * count, np.uint16)
+    pe.run(norm_shares, grid, block, comm, KINDS[kind], *arrays, target, count, ROUNDS, shared_bytes=4 * block)
+    comm.check("norm_shares")
     hidden, normed = right(kind, sources, residual, weight)
     np.testing.assert_array_equal(arrays[1].numpy().reshape(ROUNDS, count), hidden)
     assert_normed(kind, target.numpy().reshape(ROUNDS, count), normed)
