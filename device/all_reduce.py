@@ -9,10 +9,22 @@ overwrite, that is before it if other blocks wrote the source, and after it befo
 written.
 """
 
-from .backend import block_index, function, grid_size
-from .communicator import EXCHANGE, SECOND, begin, capacity, divide_up, finish, goes_in_lines, packet_of, share
-from .element import elements_of_packet
-from .exchange import parts_of
+from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
+from .communicator import (
+    EXCHANGE,
+    FIRST,
+    SECOND,
+    begin,
+    capacity,
+    count_due,
+    divide_up,
+    finish,
+    goes_in_lines,
+    packet_of,
+    share,
+)
+from .element import elements_of_packet, sum_of_data
+from .exchange import collect, deliver, load_part, parts_of, post_to_all, store_part
 from .rounds import forward_sum, receive_from_each, receive_sum, send_to_all, send_to_each
 
 
@@ -39,10 +51,13 @@ def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
     each = elements_of_packet(kind)
     if count * (8 // each) < lane.shape.two_shot_bytes:
         given, taken = parts_of(kind, source, start, count, count), parts_of(kind, target, to, count, count)
+        work = share(kind, count, part, parts, False)
         if goes_in_lines(lane, kind, count):
             one_shot(lane, kind, given, taken, share(kind, count, part, parts, True))
+        elif packet_of(work, block_size()) >= work.packets and block_size() <= lane.shape.packets:
+            one_packet_each(lane, kind, given, taken, work)
         else:
-            one_shot(lane, kind, given, taken, share(kind, count, part, parts, False))
+            one_shot(lane, kind, given, taken, work)
     else:
         length = divide_up(count, lane.shape.pes * each) * each  # of a PE's part, in whole packets
         given, taken = parts_of(kind, source, start, length, count), parts_of(kind, target, to, length, count)
@@ -50,6 +65,24 @@ def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
             two_shot(lane, kind, given, taken, share(kind, length, part, parts, True))
         else:
             two_shot(lane, kind, given, taken, share(kind, length, part, parts, False))
+
+
+@function
+def one_packet_each(lane, kind, source, target, work):
+    """`one_shot` where no thread has more than one packet: no loop stands before the hop, or behind it (block)."""
+    if packet_of(work, 0) < work.packets:
+        epoch = begin(lane, EXCHANGE)
+        number = thread_index()
+        packet, data = packet_of(work, number), local(lane.shape.pes_twice, uint32)
+        if packet < work.packets:
+            a, b = load_part(kind, source, 0, packet * elements_of_packet(kind))
+            post_to_all(lane, epoch, FIRST, number, a, b)
+        deliver(lane, epoch, FIRST, count_due(lane, work, 0), True)
+        if packet < work.packets:
+            collect(lane, epoch, FIRST, number, data)
+            a, b = sum_of_data(kind, data, lane.shape.pes)
+            store_part(kind, target, 0, packet * elements_of_packet(kind), a, b)
+        finish(lane, EXCHANGE, epoch)
 
 
 @function
