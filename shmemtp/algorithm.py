@@ -33,7 +33,13 @@ class Launch(NamedTuple):
     block: int
 
 
-LAUNCHES = (Launch(32 << 10, 64, 128), Launch(64 << 10, 64, 256), Launch(128 << 10, 64, 512), Launch(NEVER, 128, 512))
+LAUNCHES = (
+    Launch(32 << 10, 128, 64),
+    Launch(64 << 10, 64, 256),
+    Launch(128 << 10, 64, 512),
+    Launch(256 << 10, 128, 384),
+    Launch(NEVER, 128, 512),
+)
 EMULATOR_LAUNCHES = (Launch(NEVER, 1, 1),)
 
 

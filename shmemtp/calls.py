@@ -19,7 +19,7 @@ __all__ = ["NORM_GRID", "Calls"]
 ALIGNMENT = 16  # bytes: where a kernel's array begins, its elements some way behind
 CARRIERS = (np.float32, np.uint16, np.uint16, np.int32)  # of the kinds, as kernels take them
 ROW_BLOCK = 512  # threads of a block that does a vector alone: they keep one of 16 KiB
-NORM_GRID, NORM_BLOCK = 32, 128  # blocks that share a vector, the same for each, for they count the vectors
+NORM_GRID, NORM_BLOCK = 16, 128  # blocks that share a vector, the same for each, for they count the vectors
 FIRST_ARRAY = 2  # position among a kernel's arguments; before it, the kind and the communicator
 
 

@@ -20,6 +20,7 @@ LINE = 8  # packets in a line of the cache (device/communicator.py)
 MOST_ELEMENTS = (1 << 31) - 1  # kernels count packets in 32 bits
 PACKET = 8  # bytes
 LINE_BYTES = 64 << 10  # from which on a message travels in lines
+ALONE_PES = 2  # up to so many, a block that sends a vector alone saves more than sharing it would
 MOST_HIDDEN = 16384  # bytes of a vector that is normalised: 512 threads keep four packets of 8 bytes
 
 
@@ -130,7 +131,7 @@ class Communicator:
             raise InputError(f"all_reduce_norm takes vectors of whole {PACKET} bytes, at multiples of {PACKET} bytes")
         rows = source.count // hidden
         arrays, nbytes = (source, target, added, scale), scale.nbytes if rows else 0
-        if rows == 1 and nbytes >= NORM_GRID * LINE * PACKET:
+        if rows == 1 and self.team.size > ALONE_PES and nbytes >= NORM_GRID * LINE * PACKET:
             self._call("all_reduce_norm_vector", arrays, (hidden, float(eps)), nbytes, handle)
         else:
             self._call("all_reduce_norm_rows", arrays, (hidden, rows, float(eps)), nbytes, handle)

@@ -16,8 +16,8 @@ SMALLEST = 1 << 10  # bytes of a message
 CALLS = 20  # of a timed part
 PACKET_BYTES = 8  # of data
 LINE = 8  # packets
-GRIDS, BLOCKS = (16, 32, 64), (128, 256, 512)  # blocks, and their threads
-MOST_OF_A_THREAD = 8  # packets
+GRIDS, BLOCKS = (16, 32, 64), (64, 128, 256, 384, 512)  # blocks, and their threads
+MOST_OF_A_THREAD, FEWEST_OF_A_THREAD = 8, 1 / 8  # packets, where there are enough
 
 
 def run(options, answer):
@@ -35,16 +35,17 @@ def run(options, answer):
 def shapes(nbytes: int, most: int, warp: int) -> set[tuple[int, int]]:
     """The (grid, block) with which a PE's share of so many bytes is tried; `most` blocks run at once.
 
-    A block has a line of packets at least, a thread a few at most; in the emulator (warps of one thread) a block is one
-    thread.
+    A block has a line of packets at least, a thread a few at most, and few threads have none; in the emulator (warps of
+    one thread) a block is one thread.
     """
     if warp == 1:
         return {(1, 1), (most, 1)}
     packets = max(1, nbytes // PACKET_BYTES)
     useful = min(most, max(1, packets // LINE))
     grids = {min(grid, useful) for grid in (*GRIDS, most)}
-    fitting = {(grid, block) for grid in grids for block in BLOCKS if packets <= MOST_OF_A_THREAD * grid * block}
-    return fitting or {(useful, BLOCKS[-1])}
+    tried = {(grid, block): packets / (grid * block) for grid in grids for block in BLOCKS}
+    most_each = max(MOST_OF_A_THREAD, min(tried.values()))
+    return {launch for launch, each in tried.items() if FEWEST_OF_A_THREAD <= each <= most_each} or {(useful, BLOCKS[0])}
 
 
 def measure(pe, sizes, repeats: int) -> list[Measurement]:

@@ -16,7 +16,7 @@ HOP_US, US_A_KIB, US_A_BLOCK = 1.0, 0.25, 0.01
 
 
 class PaperPE:
-    """PE 0 of eight: a hop costs one microsecond, a KiB a quarter, and 16 x 128 threads are the best launch."""
+    """PE 0 of eight: a hop costs one microsecond, a KiB a quarter, and 16 x 64 threads are the best launch."""
 
     rank, size, backend = 0, 8, "gpu"
 
@@ -55,7 +55,7 @@ class PaperPE:
         assert self.called == before + 1
         hops, bytes_sent = (2, self.nbytes // 4) if row.two_shot else (1, self.nbytes)
         us = HOP_US * hops + US_A_KIB * bytes_sent / 1024 + self.choice.put
-        us += US_A_BLOCK * (abs(row.grid - 16) + abs(row.block - 128))
+        us += US_A_BLOCK * (abs(row.grid - 16) + abs(row.block - 64))
         return SimpleNamespace(seconds=lambda: us * times / 1e6)
 
 
@@ -65,8 +65,8 @@ def test_the_fastest_launch_of_each_size_is_kept(reach):
     names = ALGORITHMS if reach else ALGORITHMS[2:]
     assert [(row.bytes, row.algorithm) for row in measured] == [(size, name) for size in SIZES for name in names]
     middle = [row for row in measured if 4096 <= row.bytes <= 16384 and row.algorithm.startswith("one-shot")]
-    assert {(row.grid, row.block) for row in middle} == {(16, 128)}
-    assert measured[0] == Measurement(1024, names[0], 16, 128, 1.25 if reach else 2.25)
+    assert {(row.grid, row.block) for row in middle} == {(16, 64)}
+    assert measured[0] == Measurement(1024, names[0], 16, 64, 1.25 if reach else 2.25)
 
 
 def test_the_choice_follows_the_measurement():
@@ -74,7 +74,7 @@ def test_the_choice_follows_the_measurement():
     choice = select(pe.topology, "auto", True, tuning.measure(pe, SIZES, 1))
     # two-shot saves 3/4 of a quarter of a microsecond a KiB and costs one: 5.3 KiB
     assert choice.two_shot_bytes == 4097
-    assert choice.row(20000) == Row(True, 16, 128)
+    assert choice.row(20000) == Row(True, 16, 64)
 
 
 def test_the_report_is_a_table_and_the_file(tmp_path, monkeypatch):
@@ -86,14 +86,14 @@ def test_the_report_is_a_table_and_the_file(tmp_path, monkeypatch):
     assert [word for word in head.split() if "shot" in word] == [f"{name}," for name in ALGORITHMS]
     assert [row.split()[0] for row in rows] == list(map(str, SIZES))
     assert [row.split()[-1] for row in rows] == ["one-shot"] * 3 + ["two-shot"] * 3
-    assert rows[0].split()[1:3] == ["1.25", "16x128"]
+    assert rows[0].split()[1:3] == ["1.25", "16x64"]
     assert last.startswith(f"written to {tmp_path}")
     assert read_table(pe.topology) == measured
 
 
 def test_shapes_fit_the_message_and_the_device():
-    assert tuning.shapes(256, 132, 32) == {(4, 128), (4, 256), (4, 512)}  # a line of packets for each block
-    assert tuning.shapes(8 << 10, 132, 32) >= {(16, 128), (64, 128), (128, 512)}
+    assert tuning.shapes(256, 132, 32) == {(4, 64)}  # a line of packets for each block
+    assert tuning.shapes(8 << 10, 128, 32) >= {(16, 128), (64, 128), (128, 64)}
     assert tuning.shapes(4 << 20, 132, 32) == {(132, 512)}
     assert tuning.shapes(64 << 20, 132, 32) == {(132, 512)}
     assert tuning.shapes(1024, 2, 1) == {(1, 1), (2, 1)}  # the emulator

@@ -221,10 +221,11 @@ def test_nothing_to_do(pe, comm):
     weight.free()
 
 
-def test_vectors_of_many_sizes_shared_by_a_grid(pe):
-    """The blocks count the vectors that they share."""
+def test_vectors_of_many_sizes_shared_by_a_grid(pe, monkeypatch):
+    """As with more PEs than a block sends to alone: the blocks count the vectors that they share."""
+    monkeypatch.setattr("shmemtp.communicator.ALONE_PES", 0)
     with pe.communicator(lanes=20, packets=64) as comm:
-        for hidden in (2048, 1024, 256, 2048, 4096, 512):  # 256 of these are too few bytes for a grid
+        for hidden in (2048, 1024, 128, 2048, 4096, 512):  # 128 of these are too few bytes for a grid
             array, residual, weight = (pe.array((1, hidden), np.float32) for _ in range(3))
             array.fill(1), residual.fill(2), weight.fill(3)
             flat = pe.array(hidden, np.float32)
