@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from .agreement import agree
-from .algorithm import Choice, choose
+from .algorithm import NEVER, Choice, choose
 from .calls import NORM_GRID, Calls
 from .channel import Channel, Extent
 from .errors import InputError
@@ -19,7 +19,7 @@ PACKETS = 1024  # of a lane and sender in one exchange: a vector of 4096 element
 LINE = 8  # packets in a line of the cache (device/communicator.py)
 MOST_ELEMENTS = (1 << 31) - 1  # kernels count packets in 32 bits
 PACKET = 8  # bytes
-LINE_BYTES = 64 << 10  # from which on a message travels in lines
+LINE_BYTES = 64 << 10  # of a message from which on it travels in lines, where they arrive whole
 ALONE_PES = 2  # up to so many, a block that sends a vector alone saves more than sharing it would
 MOST_HIDDEN = 16384  # bytes of a vector that is normalised: 512 threads keep four packets of 8 bytes
 
@@ -49,7 +49,8 @@ class Communicator:
         if lanes < 1 or packets < LINE or packets % LINE:
             raise InputError(f"{lanes} lanes of {packets} packets: at least 1, and a multiple of {LINE}")
         self._pe, self._freed = pe, False
-        extent = Extent(lanes, packets, self.choice.put, MOST_HIDDEN // 8, LINE_BYTES)
+        line_bytes = LINE_BYTES if pe.topology.of(self.team.pes).whole_lines else NEVER
+        extent = Extent(lanes, packets, self.choice.put, MOST_HIDDEN // 8, line_bytes)
         self._channel = Channel(pe, self.team, extent, self.choice.two_shot_bytes)
         self._calls = Calls(pe, self.team, self._channel, self.choice)
 

@@ -50,6 +50,11 @@ class Topology:
         pairs = ((a, b) for a in range(self.pes) for b in range(self.pes))
         return next((pair for pair in pairs if not self.reach[pair[0]][pair[1]]), None)
 
+    @property
+    def whole_lines(self) -> bool:
+        """Whether a line of 128 bytes that a warp stores at a PE arrives whole: so over NVLink, not so over PCIe."""
+        return {link for row in self.links for link in row} <= {"", NVLINK, SHARED_MEMORY}
+
     def __str__(self):
         pes, nodes = _count(self.pes, "PE"), _count(self.nodes, "node")
         kinds = Counter(self.links[a][b] for b in range(self.pes) for a in range(b))

@@ -130,3 +130,20 @@ def test_a_job_on_gpus(monkeypatch, hosts, distances, between, reach):
     found = topology.find(pe)
     assert (found.links[0], found.reach[0]) == (between, reach)
     assert (found.gpu, found.cuda, found.nvlinks) == ("NVIDIA H200", "13.0", 4)
+
+
+@pytest.mark.parametrize(
+    ("links", "whole"),
+    [
+        ((("",),), True),
+        ((("", "NVLink"), ("NVLink", "")), True),
+        ((("", "shared memory"), ("shared memory", "")), True),
+        ((("", "PCIe"), ("PCIe", "")), False),
+        ((("", "network"), ("network", "")), False),
+        ((("", "NVLink", "PCIe"), ("NVLink", "", "NVLink"), ("PCIe", "NVLink", "")), False),
+    ],
+)
+def test_lines_arrive_whole_over_nvlink(links, whole):
+    pes = len(links)
+    topology = Topology((0,) * pes, links, ((True,) * pes,) * pes, "a GPU")
+    assert topology.whole_lines == whole
