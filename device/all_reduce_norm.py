@@ -11,8 +11,6 @@ there is something to wait for. Vectors are whole packets, 8 bytes each, at mult
 """
 
 from .backend import (
-    as_bits,
-    as_float32,
     block_index,
     block_size,
     float32,
@@ -25,12 +23,8 @@ from .backend import (
     store_packet,
     store_pair,
     sync_block,
-    sync_warp,
     thread_index,
     uint32,
-    warp_index,
-    warp_size,
-    warp_sum,
 )
 from .communicator import (
     EXCHANGE,
@@ -55,7 +49,8 @@ from .element import (
     square_of_words,
 )
 from .exchange import collect, deliver, post_to_all
-from .packets import BATCH, BATCH_WORDS, receive, receive_batch, wait_for_packet
+from .packets import BATCH, BATCH_WORDS, receive_batch, wait_for_packet
+from .sums import block_sum, grid_sum
 from .watch import HIDDEN
 
 
@@ -219,33 +214,3 @@ def receive_hidden(lane, kind, packets, hidden):
                     hidden[2 * k], hidden[2 * k + 1] = data[2 * b], data[2 * b + 1]
                     squares += square_of_words(kind, data[2 * b], data[2 * b + 1])
     return squares
-
-
-@function
-def block_sum(lane, value, sums):
-    """The sum of the threads' values, in a fixed order, for each of them; sums: float32 [warps] (block)."""
-    value = warp_sum(value)
-    if lane_index() == 0:
-        sums[warp_index()] = value
-    sync_block()
-    part = float32(0)
-    for turn in range(lane.shape.warp_turns):
-        warp = turn * warp_size() + lane_index()
-        if warp * warp_size() < block_size():
-            part += sums[warp]
-    return warp_sum(part)
-
-
-@function
-def grid_sum(lane, value):
-    """The sum of the blocks' values, in a fixed order, for all; for the caller to `finish` what was shown (grid)."""
-    limits, shown = limits_of(lane), next_epoch(lane, SHOWN)
-    tag, first = uint32(shown), 4 * (shown & 1) * lane.shape.hidden_packets
-    if thread_index() == 0:
-        store_packet(lane.hidden, first + 4 * block_index(), as_bits(value), tag, uint32(0), tag)
-    part = float32(0)
-    sync_warp()  # thread 0 stores before its warp waits
-    for block in range(lane_index(), grid_size(), warp_size()):
-        bits, _ = receive(lane.hidden, first + 4 * block, tag, limits, HIDDEN, limits.pe)
-        part += as_float32(bits)
-    return warp_sum(part)

@@ -45,7 +45,8 @@ def shapes(nbytes: int, most: int, warp: int) -> set[tuple[int, int]]:
     grids = {min(grid, useful) for grid in (*GRIDS, most)}
     tried = {(grid, block): packets / (grid * block) for grid in grids for block in BLOCKS}
     most_each = max(MOST_OF_A_THREAD, min(tried.values()))
-    return {launch for launch, each in tried.items() if FEWEST_OF_A_THREAD <= each <= most_each} or {(useful, BLOCKS[0])}
+    fitting = {launch for launch, each in tried.items() if FEWEST_OF_A_THREAD <= each <= most_each}
+    return fitting or {(useful, BLOCKS[0])}
 
 
 def measure(pe, sizes, repeats: int) -> list[Measurement]:
