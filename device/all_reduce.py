@@ -24,7 +24,7 @@ from .communicator import (
     share,
 )
 from .element import elements_of_packet, sum_of_data
-from .exchange import collect, deliver, load_part, parts_of, post_to_all, store_part
+from .exchange import collect_others, deliver, load_part, parts_of, post_to_others, store_part
 from .rounds import forward_sum, receive_from_each, receive_sum, send_to_all, send_to_each
 
 
@@ -74,12 +74,13 @@ def one_packet_each(lane, kind, source, target, work):
         epoch = begin(lane, EXCHANGE)
         number = thread_index()
         packet, data = packet_of(work, number), local(lane.shape.pes_twice, uint32)
+        a = b = uint32(0)
         if packet < work.packets:
             a, b = load_part(kind, source, 0, packet * elements_of_packet(kind))
-            post_to_all(lane, epoch, FIRST, number, a, b)
+            post_to_others(lane, epoch, FIRST, number, a, b)
         deliver(lane, epoch, FIRST, count_due(lane, work, 0), True)
         if packet < work.packets:
-            collect(lane, epoch, FIRST, number, data)
+            collect_others(lane, epoch, FIRST, number, a, b, data)
             a, b = sum_of_data(kind, data, lane.shape.pes)
             store_part(kind, target, 0, packet * elements_of_packet(kind), a, b)
         finish(lane, EXCHANGE, epoch)

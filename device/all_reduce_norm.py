@@ -48,7 +48,7 @@ from .element import (
     scale_words,
     square_of_words,
 )
-from .exchange import collect, deliver, post_to_all
+from .exchange import collect_others, deliver, post_to_others
 from .packets import BATCH, BATCH_WORDS, receive_batch, wait_for_packet
 from .sums import block_sum, grid_sum
 from .watch import HIDDEN
@@ -135,13 +135,15 @@ def add_share(lane, kind, source, start, residual, at, work, hidden):
             packet = packet_of(work, number)
             if begun <= number < end and packet < work.packets:
                 a, b = load_pair(source, start + packet * each)
-                post_to_all(lane, epoch, FIRST, number - begun, a, b)
+                hidden[2 * k], hidden[2 * k + 1] = a, b
+                post_to_others(lane, epoch, FIRST, number - begun, a, b)
         deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
         for k in range(lane.shape.kept):
             number = thread_index() + k * block_size()
             packet = packet_of(work, number)
             if begun <= number < end and packet < work.packets:
-                a, b = add_residual(lane, kind, epoch, number - begun, residual, at + packet * each)
+                a, b = hidden[2 * k], hidden[2 * k + 1]
+                a, b = add_residual(lane, kind, epoch, number - begun, a, b, residual, at + packet * each)
                 squares += square_of_words(kind, a, b)
                 hidden[2 * k], hidden[2 * k + 1] = a, b
         finish(lane, EXCHANGE, epoch)
@@ -161,11 +163,12 @@ def store_scaled(lane, kind, work, hidden, weights, factor, target, to):
 
 
 @function
-def add_residual(lane, kind, epoch, number, residual, i):
-    """Packet `number` of the exchange summed into residual from element `i` on; returns its words there (thread)."""
+def add_residual(lane, kind, epoch, number, first, second, residual, i):
+    """Packet `number` of the exchange, of which this PE posted first and second, summed into residual from element `i`
+    on; returns its words there (thread)."""
     data, sums = local(lane.shape.pes_twice, uint32), local(4, uint32)
     a, b = load_pair(residual, i)
-    collect(lane, epoch, FIRST, number, data)
+    collect_others(lane, epoch, FIRST, number, first, second, data)
     add_data(kind, data, lane.shape.pes, sums)
     add_words(kind, a, b, sums)
     a, b = rounded_sums(kind, sums)
@@ -184,13 +187,14 @@ def share_hidden(lane, kind, source, start, residual, at, work, begun):
     number = thread_index()
     while is_due(lane, work, begun, number):
         a, b = load_pair(source, start + packet_of(work, begun + number) * each)
-        post_to_all(lane, epoch, FIRST, number, a, b)
+        post_to_others(lane, epoch, FIRST, number, a, b)
         number += block_size()
     deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
     number = thread_index()
     while is_due(lane, work, begun, number):
         packet = packet_of(work, begun + number)
-        a, b = add_residual(lane, kind, epoch, number, residual, at + packet * each)
+        a, b = load_pair(source, start + packet * each)
+        a, b = add_residual(lane, kind, epoch, number, a, b, residual, at + packet * each)
         word = 4 * ((shown & 1) * lane.shape.hidden_packets + packet)
         store_packet(lane.hidden, word, a, uint32(shown), b, uint32(shown))
         number += block_size()

@@ -26,7 +26,7 @@ from .backend import (
 )
 from .communicator import MEETING, box_place, limits_of, signal_place, slot_place
 from .element import elements_of_packet, load_elements, store_elements
-from .packets import receive, receive_from_all
+from .packets import receive, receive_from_all, receive_from_others
 from .shmem import wait_for_epoch
 from .watch import COLLECTIVE, LEAVE, keep_waiting
 
@@ -86,6 +86,18 @@ def post_to_all(lane, epoch, phase, number, first, second):
 
 
 @function
+def post_to_others(lane, epoch, phase, number, first, second):
+    """The same data for every other PE; `collect_others` gives this PE's own to where it is summed (thread)."""
+    if lane.shape.put:
+        _store_out(lane, 0, number, first, second)
+    else:
+        at, tag = 4 * slot_place(lane, epoch, phase, lane.rank, number), uint32(epoch)
+        for p in range(lane.shape.pes):
+            if p != lane.rank:
+                store_packet(peer(lane.slots, lane.distances[p]), at, first, tag, second, tag)
+
+
+@function
 def _store_out(lane, receiver, number, first, second):
     at = (receiver * lane.shape.lanes + block_index()) * lane.shape.packets + number
     store_pair(lane.outbox, 2 * at, first, second)
@@ -139,6 +151,20 @@ def collect(lane, epoch, phase, number, data):
     else:
         at, limits = slot_place(lane, epoch, phase, 0, number), limits_of(lane)
         receive_from_all(lane.shape, lane.slots, 4 * at, 4 * step, uint32(epoch), data, limits, COLLECTIVE, 0)
+
+
+@function
+def collect_others(lane, epoch, phase, number, first, second, data):
+    """`collect` of what was posted to others; first, second: what this PE itself posted (thread)."""
+    if lane.shape.put:
+        collect(lane, epoch, phase, number, data)
+    else:
+        step = 4 * lane.shape.lanes * lane.shape.packets
+        at, limits = 4 * slot_place(lane, epoch, phase, 0, number), limits_of(lane)
+        for p in range(lane.shape.pes):
+            if p == lane.rank:
+                data[2 * p], data[2 * p + 1] = first, second
+        receive_from_others(lane.shape, lane.rank, lane.slots, at, step, uint32(epoch), data, limits, COLLECTIVE, 0)
 
 
 @function
