@@ -38,14 +38,14 @@ GRANULE = 16  # positions that lie together in the cache
 TILE = 8  # keys, or dimensions of values, that a warp takes at once
 LOWEST = -1e30  # a score below every real one, and far from overflow
 
-Cache = namedtuple("Cache", "keys values rope head_norms")
+Cache = namedtuple("Cache", "keys values head_norms")
 Cache.__doc__ = """keys: uint16 bf16 [layers, kv_heads, positions, head_dim]. values: uint16 bf16 [layers, kv_heads,
-positions / GRANULE, head_dim, GRANULE]. rope: float32 table of `rotate_head`. head_norms: float32 [layers, 2,
-head_dim], for queries and keys."""
-Scratch = namedtuple("Scratch", "vectors queries scores weights totals")
+positions / GRANULE, head_dim, GRANULE]. head_norms: float32 [layers, 2, head_dim], for queries and keys."""
+Scratch = namedtuple("Scratch", "vectors queries scores weights totals rotation")
 Scratch.__doc__ = """A unit's shared memory. vectors: float32 [group + 2, head_dim], queries, key, value; later the
 result. queries: uint16 bf16 [group, head_dim]. scores: float32 and weights: uint16 bf16 [group, part_positions].
-totals: float32 [group, 2], the maximum of the scores and the sum of the weights."""
+totals: float32 [group, 2], the maximum of the scores and the sum of the weights. rotation: float32 [head_dim], of
+`rotate_head`, the same for all layers of a token."""
 
 
 @function
@@ -59,7 +59,7 @@ def attend(plan, cache, channels, scratch, layer, position, step, limits):
         granules = (count + GRANULE - 1) // GRANULE
         receive_heads(plan, channels, scratch.vectors, head, owner, step, limits)
         sync_block()
-        prepare_heads(plan, cache, scratch, layer, position, owner)
+        prepare_heads(plan, cache, scratch, layer, owner)
         sync_block()
         if owner:
             append(plan, cache, scratch.vectors, row + position)
@@ -129,7 +129,7 @@ def receive_heads(plan, channels, vectors, head, owner, step, limits):
 
 
 @function
-def prepare_heads(plan, cache, scratch, layer, position, owner):
+def prepare_heads(plan, cache, scratch, layer, owner):
     """Head norms and rotation; queries are scaled by head_dim ** -0.5 and rounded to bf16 (block)."""
     for vector in range(warp_index(), plan.group + (1 if owner else 0), plan.warps):
         is_key, at = vector == plan.group, vector * plan.head_dim
@@ -137,7 +137,7 @@ def prepare_heads(plan, cache, scratch, layer, position, owner):
             row = (2 * layer + (1 if is_key else 0)) * plan.head_dim
             normalise_head(plan, scratch.vectors, at, cache.head_norms, row)
         factor = float32(1) if is_key else plan.score_scale
-        rotate_head(plan, scratch.vectors, at, cache.rope, position, factor)
+        rotate_head(plan, scratch.vectors, at, scratch.rotation, factor)
         if not is_key:
             for d in range(lane_index(), plan.head_dim, warp_size()):
                 scratch.queries[at + d] = bf16_bits(scratch.vectors[at + d])

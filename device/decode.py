@@ -33,6 +33,7 @@ from .norm import embed, prefetch_norms, receive_hidden, start_residual
 from .projections import keep_logits, publish_activations, publish_heads, receive_between
 from .request import COUNT, REASON, RUNNING, STOP, Request, has_ended
 from .residual import own_pairs, reduce_residual
+from .rope import load_rotation
 from .sample import Ballot, choose
 from .stream import STATE_FIELDS, Stream, close_stream, open_stream
 from .trace import ATTENDED, COLUMN_PARALLEL, HIDDEN, INPUT, PUBLISHED, RECEIVED, REDUCED, ROW_PARALLEL, mark
@@ -83,7 +84,7 @@ def decode_layer(plan, stream, block, comm, weights, cache, channels, layer, pos
         mark(plan, block.trace, layer, half, ROW_PARALLEL)
         epoch = 2 * step + half
         reduce_residual(plan, comm, channels, block.partial, product.splits, block.residual, epoch)
-        if attention:
+        if not attention:
             prefetch_cache(plan, cache, layer + 1 if layer + 1 < plan.layers else 0, position + 1)
         mark(plan, block.trace, layer, half, REDUCED)
         row = 2 * layer + half + 1
@@ -147,7 +148,7 @@ def decode(
     """
     request = Request(prompt, prompt_count, start, max_new, stops, temperature, top_p, seed)
     limits = limits_of(comm)
-    cache = Cache(keys, values, rope, head_norms)
+    cache = Cache(keys, values, head_norms)
     small = Weights(embedding, norms, biases)
     stream = Stream(
         local(STATE_FIELDS, int64),
@@ -167,6 +168,7 @@ def decode(
             shared(plan.shared_scores, plan.group * plan.part_positions, float32),
             shared(plan.shared_weights, plan.group * plan.part_positions, uint16),
             shared(plan.shared_totals, 2 * plan.group, float32),
+            shared(plan.shared_rotation, plan.head_dim, float32),
         ),
         shared(plan.shared_residual, 2 * plan.hidden_local, float32),
         shared(plan.shared_sums, plan.warps, float32),
@@ -191,6 +193,7 @@ def decode(
         wanted = fed >= prompt_count - 1
         stop = load_relaxed(control, STOP) if speaks else int64(0)
         embed(plan, embedding, token, norms, block.x_words, block.sums)
+        load_rotation(plan, rope, start + fed, block.scratch.rotation)
         start_residual(plan, embedding, token, block_index() * plan.hidden_local, own_pairs(plan), block.residual)
         for layer in range(plan.layers):
             decode_layer(plan, stream, block, comm, small, cache, channels, layer, start + fed, step, limits)

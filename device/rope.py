@@ -1,6 +1,6 @@
 """Per-head work on a query or key: its RMSNorm (Qwen3) and rotary position embedding (Su et al., 2021)."""
 
-from .backend import float32, function, lane_index, rsqrt, sync_warp, warp_size, warp_sum
+from .backend import float32, function, lane_index, rsqrt, sync_warp, thread_index, warp_size, warp_sum
 
 
 @function
@@ -16,14 +16,21 @@ def normalise_head(plan, vector, at, weights, row):
 
 
 @function
-def rotate_head(plan, vector, at, table, position, factor):
+def load_rotation(plan, table, position, rotation):
+    """The position's row of `table`, float32 [positions, head_dim / 2, cosine and sine], for all layers (block)."""
+    for d in range(thread_index(), plan.head_dim, plan.block):
+        rotation[d] = table[position * plan.head_dim + d]
+
+
+@function
+def rotate_head(plan, vector, at, rotation, factor):
     """Rotates dimensions d and d + head_dim / 2 by the position's angle and multiplies by `factor`, in place (warp).
 
-    table: float32 [max_context * head_dim / 2 * 2], cosine and sine.
+    rotation: see `load_rotation`.
     """
     half = plan.head_dim // 2
     for d in range(lane_index(), half, warp_size()):
-        cosine, sine = table[(position * half + d) * 2], table[(position * half + d) * 2 + 1]
+        cosine, sine = rotation[2 * d], rotation[2 * d + 1]
         x, y = vector[at + d], vector[at + half + d]
         vector[at + d] = (x * cosine - y * sine) * factor
         vector[at + half + d] = (y * cosine + x * sine) * factor

@@ -97,6 +97,7 @@ class Plan:
             "residual": 8 * self.layout.o.pairs_per_block,
             "sums": 4 * self.warps,
             "flags": 16,
+            "rotation": 4 * self.shape.head_dim,
             "keys": 8 * self.warps,
             "numbers": 4 * (self.warps + 4),
         }

@@ -129,8 +129,9 @@ _try_wait = ptx(
     uint32,
     uint32,
 )
-_bulk = ptx(
-    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1], $2, [$3];",
+_bulk = ptx(  # of what is read once, the L2 keeps nothing in the place of what will be read again
+    "{ .reg .b64 once; createpolicy.fractional.L2::evict_first.b64 once, 1.0; "
+    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [$0], [$1], $2, [$3], once; }",
     "r,l,r,r,~{memory}",
     types.void,
     uint32,
