@@ -3,10 +3,10 @@
 One-shot: everyone sends everything to everyone and adds; one hop, for what is small. Two-shot: each PE adds one part of
 what all have sent it and sends the sum to all; two hops, and 2 / pes of the bytes. The sums are float32 in the order of
 the PEs, rounded once (INT32: wrapped around). `_block` is called by all threads of a block, which exchanges with the
-same block of the other PEs. `_grid` is called by all threads of all blocks, each of which does a share, lines of 64
-bytes in turn, and waits for no other: `sync_grid(lane)` must stand between it and whatever another block wrote or will
+same block of the other PEs. `_grid` is called by all threads of all blocks, each of which does a share, some bytes in
+turn, and waits for no other: `sync_grid(lane)` must stand between it and whatever another block wrote or will
 overwrite, that is before it if other blocks wrote the source, and after it before the target is read or the source
-written.
+written. Grid and block are the same on all PEs.
 """
 
 from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
@@ -41,7 +41,7 @@ def all_reduce_block(lane, kind, source, start, target, to, count):
 
 @function
 def all_reduce_grid(lane, kind, source, start, target, to, count):
-    """`all_reduce_block` by all blocks of the launch, whose grid is the same on all PEs (grid)."""
+    """`all_reduce_block` by all blocks of the launch (grid)."""
     _all_reduce(lane, kind, source, start, target, to, count, block_index(), grid_size())
 
 

@@ -74,8 +74,8 @@ def all_reduce_norm_block(lane, kind, source, start, residual, at, weight, of, t
 def all_reduce_norm_shares(lane, kind, source, start, residual, at, weight, of, target, to, count, eps, sums):
     """`all_reduce_norm_block` by all blocks, each of which does a share: of target, too (grid).
 
-    They tell each other a number each, the sum of their squares. At most a block for each 8 packets of the vector, and
-    as many in every call with this communicator.
+    They tell each other a number each, the sum of their squares. count: as there, of a block's share. At most a block
+    for each 8 packets of the vector, and as many in every call with this communicator.
     """
     hidden, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
     work, inverse = share(kind, count, block_index(), grid_size(), False), float32(1) / float32(count)

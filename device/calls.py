@@ -1,7 +1,7 @@
 """Kernels that are one collective each: what the host's calls launch (shmemtp/communicator.py), on any stream.
 
-They may be started early, while the kernel before them still runs: they fetch what never changes, wait for it, and let
-the next kernel begin likewise.
+They may be started early, while the kernel before them still runs: they wait for it, and let the next kernel begin
+likewise.
 """
 
 from .all_gather import all_gather_grid

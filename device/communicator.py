@@ -4,7 +4,7 @@ Each block of a kernel has a lane of it, the one of its own index, and talks to 
 counts its exchanges in epochs; the memory of one exchange serves again two epochs later. That is safe because every
 exchange has every PE hear from every other: what comes from a PE in epoch k was sent after it had read all of epoch
 k - 1, so what is stored in epoch k + 1 meets a slot that has been read. (A packet's tag is the epoch's low 32 bits: a
-slot that was last written exactly 2^32 exchanges ago, or never before exchange 2^32, would deceive.)
+slot or line that was last written exactly 2^32 exchanges ago, or never before exchange 2^32, would deceive.)
 
 A hop takes about 1400 cycles, so what stands before and after it is kept short: 32-bit numbers where they suffice, and
 `while` for what a block's threads share, for a `range` whose step is no constant divides 64-bit numbers first.
@@ -32,12 +32,12 @@ Communicator = namedtuple(
 Communicator.__doc__ = """A kernel's argument, made by `PE.communicator`, which its blocks open lanes of.
 
 shape: Constants: `pes` (pes_twice is 2 * pes), `lane_words` (2), `lanes`, `packets` (of a lane and sender in one
-exchange, a multiple of LINE), `put` (NVSHMEM's put_signal in place of packets), `two_shot_bytes` and `line_bytes`
-(longer messages go in two shots, in lines), `hidden_packets`, `kept` (of them by a thread; kept_words is 2 * kept),
-`warp_turns` (in which a warp reads a word of each warp).
+exchange, a multiple of LINE), `lines` (likewise, of 15 packets each), `put` (NVSHMEM's put_signal in place of
+packets), `two_shot_bytes` and `line_bytes` (longer messages go in two shots, in lines), `hidden_packets`, `kept` (of
+them by a thread; kept_words is 2 * kept), `warp_turns` (in which a warp reads a word of each warp).
 rank: this PE's in the team. distances: a table, heap distances by rank; pes: int64 [pes], world numbers.
 slots, lines, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, packets / LINE, lanes, LINE, 4
-words], uint32 [2 parities, 2 phases, senders, packets / LINE, lanes, LINE_WORDS], uint32 [2 parities, 2 phases,
+words], uint32 [2 parities, 2 phases, senders, lines, lanes, LINE_WORDS], uint32 [2 parities, 2 phases,
 senders, lanes, packets, 2 words], uint32 [receivers, lanes, packets, 2 words], uint64 [PHASES, senders, lanes].
 hidden: uint32 [2 parities, hidden_packets, 4 words], what this PE's blocks tell each other.
 epochs: int64 [2 * lanes + 2]: each lane's next exchange, each lane's next `hidden`, how many blocks are in `sync_grid`,
@@ -68,7 +68,7 @@ def open_lane(comm, state):
 
 @function
 def prepare_lane(comm, state):
-    """The part of `open_lane` that an earlier kernel need not have ended for (block)."""
+    """The part of `open_lane` that reads no memory: an earlier kernel need not have ended for it (block)."""
     return Lane(
         comm.shape,
         comm.rank,
@@ -145,7 +145,7 @@ def line_place(lane, epoch, phase, sender, number):
     """The word of `lines` where the line of a sender's packet `number` begins (thread)."""
     shape = lane.shape
     row = uint32(((uint32(epoch) & uint32(1)) * uint32(2) + uint32(phase)) * uint32(shape.pes) + uint32(sender))
-    line = uint32(row * uint32(shape.packets >> LINE_BITS) + uint32(number >> PLACE_BITS))
+    line = uint32(row * uint32(shape.lines) + uint32(number >> PLACE_BITS))
     return int64(uint32(line * uint32(shape.lanes) + uint32(block_index()))) * LINE_WORDS
 
 
@@ -202,7 +202,7 @@ def packet_of(work, number):
 @function
 def capacity(lane, work):
     """How many numbers of a block's packets an exchange takes (thread)."""
-    return lane.shape.packets * 2 if work.in_lines else lane.shape.packets
+    return lane.shape.lines << PLACE_BITS if work.in_lines else lane.shape.packets
 
 
 @function

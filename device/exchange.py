@@ -37,16 +37,16 @@ there are `total` elements in all. whole: whether that makes whole packets, at m
 
 @function
 def parts_of(kind, array, start, length, total):
-    """Parts of 2^31 elements at most (thread)."""
+    """See Parts (thread)."""
     return Parts(array, start, length, total, (start | length | total) & (elements_of_packet(kind) - 1) == 0)
 
 
 @function
 def load_part(kind, parts, p, i):
-    """The packet that begins at element `i` of part `p`; zeros where there is none (thread)."""
+    """The packet that begins at element `i` of part `p`; where there is none, what nobody will store (thread)."""
     behind = p * parts.length + i
     if parts.whole:
-        if uint32(behind) < uint32(parts.total):
+        if behind < parts.total:
             return load_pair(parts.array, parts.start + behind)
         return uint32(0), uint32(0)
     return load_elements(kind, parts.array, parts.start + behind, min(parts.length - i, parts.total - behind))
@@ -57,7 +57,7 @@ def store_part(kind, parts, p, i, first, second):
     """The reverse of `load_part`."""
     behind = p * parts.length + i
     if parts.whole:
-        if uint32(i) < uint32(parts.length) and uint32(behind) < uint32(parts.total):
+        if i < parts.length and behind < parts.total:
             store_pair(parts.array, parts.start + behind, first, second)
     else:
         count = min(parts.length - i, parts.total - behind)

@@ -5,7 +5,7 @@ verbs are those of exchange.py; `number` is a packet's among its block's (`commu
 line, 16 on a GPU, call together.
 """
 
-from .backend import function, load_from_line, of_last_in_line, peer, store_in_line, uint32
+from .backend import function, load_from_line, of_last_in_line, peer, store_in_line, sync_line, uint32
 from .communicator import PLACES, limits_of, line_place
 from .watch import COLLECTIVE, LEAVE, keep_waiting
 
@@ -32,6 +32,7 @@ def collect(lane, epoch, phase, number, data):
     polls = began = 0
     while True:
         missing, seen = -1, uint32(0)
+        sync_line()
         for p in range(lane.shape.pes):
             at = line_place(lane, epoch, phase, p, number)
             data[2 * p], data[2 * p + 1], found = load_from_line(lane.lines, at, place, tag)
@@ -52,6 +53,7 @@ def collect_from(lane, epoch, phase, number, p):
     at = line_place(lane, epoch, phase, p, number)
     polls = began = 0
     while True:
+        sync_line()
         first, second, found = load_from_line(lane.lines, at, place, tag)
         if found == tag:
             return first, second

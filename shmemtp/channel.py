@@ -16,6 +16,7 @@ __all__ = ["Channel", "Extent"]
 
 KEPT = 4  # packets of a vector that a GPU's thread keeps in registers
 MOST_WARPS = 64  # of a block, in the emulator
+PACKETS_OF_A_LINE = {"gpu": 8, "emulator": 32}  # so many of a lane give room for one line: memory is dearer there
 
 
 class Extent(NamedTuple):
@@ -30,18 +31,23 @@ class Extent(NamedTuple):
     line_bytes: int = NEVER
 
     @property
-    def lines(self) -> bool:
-        return not self.put and self.line_bytes < NEVER
+    def lines(self) -> int:
+        """How many a lane takes from each PE in one exchange."""
+        from .device.backend import NAME
+
+        if self.put or self.line_bytes == NEVER:
+            return 0
+        return max(1, self.packets // PACKETS_OF_A_LINE[NAME])
 
     def sizes(self, pes: int) -> dict[str, int]:
         """Elements of the symmetric arrays of `device.communicator.Communicator`; one that is not used has one."""
         from .device.backend import LINE_WORDS
-        from .device.communicator import LINE, PHASES
+        from .device.communicator import PHASES
 
         packets = 4 * pes * self.lanes * self.packets  # two parities, two phases
         return {
             "slots": 1 if self.put else 4 * packets,
-            "lines": packets // LINE * LINE_WORDS if self.lines else 1,
+            "lines": 4 * pes * self.lanes * self.lines * LINE_WORDS if self.lines else 1,
             "inbox": 2 * packets if self.put else 1,
             "outbox": 2 * pes * self.lanes * self.packets if self.put else 1,
             "signals": PHASES * pes * self.lanes,
@@ -85,6 +91,7 @@ class Channel:
             lane_words=2,
             lanes=extent.lanes,
             packets=extent.packets,
+            lines=extent.lines,
             hidden_packets=extent.hidden_packets,
             put=extent.put,
             two_shot_bytes=two_shot_bytes,

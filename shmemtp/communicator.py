@@ -110,7 +110,8 @@ class Communicator:
         """`residual` += the sum of the PEs' arrays; `out` (None: `array`) = RMSNorm(residual) * weight.
 
         array, residual, out: [..., hidden]; weight: [hidden]; all of one floating dtype. residual is rounded to it
-        before the norm. The same bits on each PE.
+        before the norm. The same bits on each PE. Not on a communicator whose vectors a kernel shares by another number
+        of blocks than these calls (`all_reduce_norm_grid`, `all_reduce_norm_shares`).
         """
         source, target, handle = self._borrow(array, array if out is None else out, dtype, stream)
         added = borrow(self._pe, residual, dtype, stream=handle, write=True)
@@ -132,7 +133,8 @@ class Communicator:
             raise InputError(f"all_reduce_norm takes vectors of whole {PACKET} bytes, at multiples of {PACKET} bytes")
         rows = source.count // hidden
         arrays, nbytes = (source, target, added, scale), scale.nbytes if rows else 0
-        if rows == 1 and self.team.size > ALONE_PES and nbytes >= NORM_GRID * LINE * PACKET:
+        shared = self.team.size > ALONE_PES and self.lanes >= NORM_GRID and nbytes >= NORM_GRID * LINE * PACKET
+        if rows == 1 and shared:
             self._call("all_reduce_norm_vector", arrays, (hidden, float(eps)), nbytes, handle)
         else:
             self._call("all_reduce_norm_rows", arrays, (hidden, rows, float(eps)), nbytes, handle)

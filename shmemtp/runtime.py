@@ -141,8 +141,8 @@ class PE:
             and the `watch()` that bounds its waits: TimeoutError_ if one ran out, PeerLost if a peer's process ends
             meanwhile.
         shared_bytes : shared memory of each block: what its `shared` views need. warp : threads of a warp in the
-            emulator, 1 by default; it divides the block. PEs are not compared: other grids, counts or orders of calls
-            on one PE end as another's TimeoutError_.
+            emulator, 1 by default; it divides the block. PEs are not compared: other grids, blocks, counts or orders
+            of calls on one PE end as another's TimeoutError_.
         """
         self._open()
         self._kernels.run(kernel, grid, block, args, shared_bytes, warp)

@@ -18,6 +18,7 @@ import numpy as np
 
 from shmemtp.algorithm import NEVER
 from shmemtp.channel import Channel, Extent
+from shmemtp.communicator import LINE_BYTES
 from shmemtp.device import Constants
 from shmemtp.device.backend.gpu.arguments import argument_type
 from shmemtp.device.backend.gpu.arrays import DeviceArray
@@ -118,7 +119,7 @@ def paper_array(dtype):
 
 
 def paper_communicator(pe, put=False):
-    return Channel(pe, pe.team, Extent(pe.device.multiprocessors, 512, put, 8192), NEVER).argument
+    return Channel(pe, pe.team, Extent(pe.device.multiprocessors, 512, put, 8192, LINE_BYTES), NEVER).argument
 
 
 def put_rounds(name, operation, raw):

@@ -235,3 +235,18 @@ def test_vectors_of_many_sizes_shared_by_a_grid(pe, monkeypatch):
             np.testing.assert_allclose(array.numpy(), 3, rtol=1e-5)
             for each in (array, residual, weight, flat):
                 each.free()
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_a_long_vector_with_few_lanes(pe, lanes, monkeypatch):
+    """Fewer blocks than share a vector: one block does it, with more threads."""
+    monkeypatch.setattr("shmemtp.communicator.ALONE_PES", 0)
+    with pe.communicator(lanes=lanes) as comm:
+        array, residual, weight = (pe.array((1, 4096), np.float32), pe.array((1, 4096), np.float32), pe.array(4096))
+        array.fill(1), residual.fill(2), weight.fill(3)
+        for call in (1, 2):
+            comm.all_reduce_norm(array, residual, weight)
+            np.testing.assert_allclose(array.numpy(), 3, rtol=1e-5)
+            np.testing.assert_allclose(residual.numpy(), 2.0 + pe.size + (call - 1) * 3 * pe.size, rtol=1e-5)
+        for each in (array, residual, weight):
+            each.free()

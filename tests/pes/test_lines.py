@@ -24,10 +24,10 @@ def send_lines(comm, wrong, rounds):
     data = local(comm.shape.pes_twice, uint32)
     for _ in range(rounds):
         epoch = begin(lane, EXCHANGE)
-        for number in range(thread_index(), 2 * comm.shape.packets, block_size()):
+        for number in range(thread_index(), comm.shape.lines * PLACES, block_size()):
             word = word_of(comm.rank, epoch, number)
             post_to_all(lane, epoch, FIRST, number, word, ~word)
-        for number in range(thread_index(), 2 * comm.shape.packets, block_size()):
+        for number in range(thread_index(), comm.shape.lines * PLACES, block_size()):
             collect(lane, epoch, FIRST, number, data)
             for p in range(comm.shape.pes):
                 word = word_of(p, epoch, number)

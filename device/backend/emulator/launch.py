@@ -55,7 +55,8 @@ def arguments(args):
 
 def _argument(value):
     if isinstance(value, tuple):
-        return type(value)(*map(_argument, value))
+        fields = map(_argument, value)
+        return tuple(fields) if type(value) is tuple else type(value)(*fields)
     return value.array if isinstance(value, Array) else value
 
 

@@ -19,7 +19,7 @@ def argument_type(value):
     if isinstance(value, DeviceArray):
         return types.Array(from_dtype(value.dtype), len(value.shape), "C")
     if type(value) is tuple:
-        return types.UniTuple(types.int64, len(value))
+        return types.BaseTuple.from_types([argument_type(field) for field in value])
     if isinstance(value, tuple):
         return types.NamedTuple([argument_type(field) for field in value], type(value))
     return types.float32 if isinstance(value, (float, np.floating)) else types.int64

@@ -1,7 +1,8 @@
 """Lines of 128 bytes that half a warp stores at once and that arrive whole. The contract is in ../README.md.
 
-As NCCL's LL128 protocol, this stands on what PTX does not promise and NVLink and the caches do: the stores of one
-instruction to one line travel together, and so does what one instruction loads from it.
+As NCCL's LL128 protocol, this stands on what PTX does not promise, and NVLink, the caches and the assembler do: half a
+warp that has just met runs one instruction, whose stores to one line travel together, as does what it loads from one.
+tests/pes/test_lines.py looks for a line that did not.
 """
 
 from llvmlite import ir
@@ -13,7 +14,7 @@ from .memory import I32, I64, address
 from .vectors import store_half
 from .words import function, int32, int64, lane_index, uint32
 
-__all__ = ["LINE_THREADS", "LINE_WORDS", "load_from_line", "of_last_in_line", "store_in_line"]
+__all__ = ["LINE_THREADS", "LINE_WORDS", "load_from_line", "of_last_in_line", "store_in_line", "sync_line"]
 
 LINE_THREADS = 16
 LINE_WORDS = 32
@@ -38,10 +39,15 @@ def _half_warp():
 
 
 @function
+def sync_line():
+    cuda.syncwarp(_half_warp())
+
+
+@function
 def store_in_line(array, i, position, a, b, tag):
     if position == LAST:
         a = b = tag
-    cuda.syncwarp(_half_warp())  # one instruction for all
+    sync_line()
     store_half(array, i + 2 * position, a, b)
 
 
