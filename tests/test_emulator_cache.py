@@ -132,6 +132,16 @@ def test_a_changed_device_function_compiles_again(program, tmp_path):
     assert run(program, tmp_path / "cache", house) == COMPILED
 
 
+def test_indices_are_checked_on_request(program, tmp_path, monkeypatch):
+    assert run(program, tmp_path / "cache") == COMPILED
+    monkeypatch.setenv("NUMBA_BOUNDSCHECK", "1")
+    assert run(program, tmp_path / "cache") == COMPILED
+    (program / "main.py").write_text(SOURCES["main.py"].replace("compiled, 1, 2,", "compiled, 1, 3,"))  # of 2 elements
+    process = start(program, tmp_path / "cache")
+    assert "IndexError: index is out of bounds" in process.communicate(timeout=60)[1]
+    assert process.returncode
+
+
 def test_one_of_several_processes_compiles(program, tmp_path):
     processes = [start(program, tmp_path / "cache") for _ in range(3)]
     outcomes = [finish(process) for process in processes]

@@ -18,7 +18,9 @@ class _Locator(caching._CacheLocator):
     def __init__(self, function):
         self._function = function
         self._py_file = inspect.getfile(function)  # Numba names it in a warning
-        self._path = cache_folder() / "emulator" / source_digest(function, numba.__version__, llvmlite.__version__)
+        checked = f"indices checked: {bool(numba.config.BOUNDSCHECK)}"  # NUMBA_BOUNDSCHECK
+        made_by = numba.__version__, llvmlite.__version__, checked
+        self._path = cache_folder() / "emulator" / source_digest(function, *made_by)
 
     def get_cache_path(self):
         return str(self._path)
