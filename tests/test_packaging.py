@@ -46,7 +46,8 @@ def test_has_every_module_and_no_others(names):
 def test_has_the_demo_and_the_contract(names):
     demo = {f"shmemtp/demo/{path.name}" for path in (ROOT / "shmemtp" / "demo").iterdir()}
     others = {name for name in names if not name.endswith(".py")}
-    assert others == demo | {"shmemtp/device/backend/README.md", "shmemtp/launch/slurm.sh"}
+    pages = {"shmemtp/device/README.md", "shmemtp/device/backend/README.md"}
+    assert others == demo | pages | {"shmemtp/launch/slurm.sh"}
 
 
 def test_installed_it_works_away_from_its_source(wheel, tmp_path):
