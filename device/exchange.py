@@ -26,7 +26,7 @@ from .backend import (
 )
 from .communicator import MEETING, box_place, limits_of, signal_place, slot_place
 from .element import elements_of_packet, load_elements, store_elements
-from .packets import receive, receive_from_all, receive_from_others
+from .packets import receive, receive_from_all
 from .shmem import wait_for_epoch
 from .watch import COLLECTIVE, LEAVE, keep_waiting
 
@@ -77,23 +77,23 @@ def post(lane, epoch, phase, number, p, first, second):
 @function
 def post_to_all(lane, epoch, phase, number, first, second):
     """The same data for every PE (thread)."""
-    if lane.shape.put:
-        _store_out(lane, 0, number, first, second)
-    else:
-        at, tag = 4 * slot_place(lane, epoch, phase, lane.rank, number), uint32(epoch)
-        for p in range(lane.shape.pes):
-            store_packet(peer(lane.slots, lane.distances[p]), at, first, tag, second, tag)
+    _post_to_all_but(lane, -1, epoch, phase, number, first, second)
 
 
 @function
 def post_to_others(lane, epoch, phase, number, first, second):
     """The same data for every other PE; `collect_others` gives this PE's own to where it is summed (thread)."""
+    _post_to_all_but(lane, lane.rank, epoch, phase, number, first, second)
+
+
+@function
+def _post_to_all_but(lane, rank, epoch, phase, number, first, second):
     if lane.shape.put:
         _store_out(lane, 0, number, first, second)
     else:
         at, tag = 4 * slot_place(lane, epoch, phase, lane.rank, number), uint32(epoch)
         for p in range(lane.shape.pes):
-            if p != lane.rank:
+            if p != rank:
                 store_packet(peer(lane.slots, lane.distances[p]), at, first, tag, second, tag)
 
 
@@ -164,7 +164,7 @@ def collect_others(lane, epoch, phase, number, first, second, data):
         for p in range(lane.shape.pes):
             if p == lane.rank:
                 data[2 * p], data[2 * p + 1] = first, second
-        receive_from_others(lane.shape, lane.rank, lane.slots, at, step, uint32(epoch), data, limits, COLLECTIVE, 0)
+        receive_from_all(lane.shape, lane.slots, at, step, uint32(epoch), data, limits, COLLECTIVE, 0, but=lane.rank)
 
 
 @function

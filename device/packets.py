@@ -88,41 +88,22 @@ def receive_batch(words, at, first, stride, count, tag, data, limits, operation,
 
 
 @function
-def receive_from_others(plan, rank, words, at, stride, tag, data, limits, operation, nap=NAP):
-    """`receive_from_all` that leaves this PE's own words in `data`, of rank `rank`, as they are (thread)."""
-    polls = began = 0
-    while True:
-        missing, seen = -1, uint32(0)
-        for p in range(plan.pes):
-            if p != rank:
-                data_a, tag_a, data_b, tag_b = load_packet(words, at + p * stride)
-                data[2 * p] = data_a
-                data[2 * p + 1] = data_b
-                if tag_a != tag or tag_b != tag:
-                    missing, seen = p, tag_a
-        if missing < 0:
-            return
-        polls += 1
-        began = keep_waiting(limits, polls, began, operation, missing, at, tag, seen, nap)
-        if began == LEAVE:
-            return
-
-
-@function
-def receive_from_all(plan, words, at, stride, tag, data, limits, operation, nap=NAP):
+def receive_from_all(plan, words, at, stride, tag, data, limits, operation, nap=NAP, but=-1):
     """Waits for one packet of every PE: PE p's stands at word `at` + p * `stride` (thread).
 
     Their data words go to `data` (uint32, 2 * plan.pes). All loads are in flight together. nap: see `keep_waiting`.
+    but: a PE that sends none, and whose words in `data` stay.
     """
     polls = began = 0
     while True:
         missing, seen = -1, uint32(0)
         for p in range(plan.pes):
-            data_a, tag_a, data_b, tag_b = load_packet(words, at + p * stride)
-            data[2 * p] = data_a
-            data[2 * p + 1] = data_b
-            if tag_a != tag or tag_b != tag:
-                missing, seen = p, tag_a
+            if p != but:
+                data_a, tag_a, data_b, tag_b = load_packet(words, at + p * stride)
+                data[2 * p] = data_a
+                data[2 * p + 1] = data_b
+                if tag_a != tag or tag_b != tag:
+                    missing, seen = p, tag_a
         if missing < 0:
             return
         polls += 1
