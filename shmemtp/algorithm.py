@@ -84,10 +84,10 @@ def choose(pe, algorithm: "str | Choice" = "auto", team=None) -> Choice:
 
     InputError on all PEs if they ask for different ones, for one that is not there, or for one that cannot run here.
     """
-    if isinstance(algorithm, Choice):
-        return algorithm
     team = team or pe.team
     name = agree(team.comm, "algorithms", _asked_for(algorithm))
+    if isinstance(name, Choice):
+        return name
     topology = pe.topology.of(team.pes)
     if name not in NAMES:
         raise InputError(f"there is no algorithm {name!r}: choose one of {', '.join(NAMES)}")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shmemtp.algorithm import NEVER, choose
+from shmemtp.algorithm import NEVER, Choice, Launch, choose
 from shmemtp.errors import InputError
 from shmemtp.table import Measurement, table_path, write_table
 
@@ -51,3 +51,12 @@ def test_different_wishes_are_an_error_on_all(pe, monkeypatch):
             choose(pe)
     with pytest.raises(InputError, match="no algorithm 'ring'"):
         choose(pe, "ring")
+
+
+def test_choices_made_by_hand_are_compared(pe):
+    launches = Launch(NEVER, 1, 1), Launch(NEVER, 2, 1)
+    mine = Choice(True, NEVER, launches[:1])
+    assert choose(pe, mine) == mine
+    if pe.size > 1:
+        with pytest.raises(InputError, match="different algorithms: .*grid=1.* on PE 0"):
+            choose(pe, Choice(True, NEVER, launches[min(pe.rank, 1) :][:1]))
