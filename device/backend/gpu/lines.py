@@ -5,13 +5,9 @@ warp that has just met runs one instruction, whose stores to one line travel tog
 tests/pes/test_lines.py looks for a line that did not.
 """
 
-from llvmlite import ir
 from numba import cuda
-from numba.cuda import types
-from numba.cuda.extending import intrinsic
 
-from .memory import I32, I64, address
-from .vectors import store_half
+from .vectors import load_half, store_half
 from .words import function, int32, int64, lane_index, uint32
 
 __all__ = ["LINE_THREADS", "LINE_WORDS", "load_from_line", "of_last_in_line", "store_in_line", "sync_line"]
@@ -20,17 +16,6 @@ LINE_THREADS = 16
 LINE_WORDS = 32
 HALF_WARP = 0xFFFF
 LAST = 15
-
-
-@intrinsic
-def _load_half(typingctx, at):
-    def codegen(context, builder, sig, args):
-        text = "ld.relaxed.sys.global.v2.u32 {$0,$1}, [$2];"
-        kind = ir.FunctionType(ir.LiteralStructType([I32] * 2), [I64])
-        value = builder.call(ir.InlineAsm(kind, text, "=r,=r,l,~{memory}", side_effect=True), args)
-        return context.make_tuple(builder, sig.return_type, [builder.extract_value(value, i) for i in range(2)])
-
-    return types.UniTuple(types.uint32, 2)(types.uint64), codegen
 
 
 @function
@@ -53,7 +38,7 @@ def store_in_line(array, i, position, a, b, tag):
 
 @function
 def load_from_line(array, i, position, tag):
-    a, b = _load_half(address(array, int64(i + 2 * position)))
+    a, b = load_half(array, i + 2 * position)
     return a, b, uint32(cuda.shfl_sync(_half_warp(), int32(b), int32(lane_index() | LAST)))
 
 

@@ -18,7 +18,6 @@ __all__ = [
     "store_pair",
 ]
 
-VECTOR = types.UniTuple(types.uint32, 4)
 PAIR = ir.VectorType(I32, 2)
 
 
@@ -81,21 +80,34 @@ def store_bits(typingctx, array, i, bits):
     return types.void(array, types.int64, types.uint32), codegen
 
 
-@intrinsic
-def _load_packet(typingctx, at):
-    def codegen(context, builder, sig, args):
-        text = "ld.relaxed.sys.global.v4.u32 {$0,$1,$2,$3}, [$4];"
-        kind = ir.FunctionType(ir.LiteralStructType([I32] * 4), [I64])
-        value = builder.call(ir.InlineAsm(kind, text, "=r,=r,=r,=r,l,~{memory}", side_effect=True), args)
-        return context.make_tuple(builder, sig.return_type, [builder.extract_value(value, i) for i in range(4)])
+def _relaxed_load(words):
+    """A relaxed load of `words` uint32 at once, at system scope, by address."""
+    registers = ",".join(f"${n}" for n in range(words))
+    text = f"ld.relaxed.sys.global.v{words}.u32 {{{registers}}}, [${words}];"
+    constraints = "=r," * words + "l,~{memory}"
 
-    return VECTOR(types.uint64), codegen
+    @intrinsic
+    def load(typingctx, at):
+        def codegen(context, builder, sig, args):
+            kind = ir.FunctionType(ir.LiteralStructType([I32] * words), [I64])
+            value = builder.call(ir.InlineAsm(kind, text, constraints, side_effect=True), args)
+            return context.make_tuple(builder, sig.return_type, [builder.extract_value(value, n) for n in range(words)])
+
+        return types.UniTuple(types.uint32, words)(types.uint64), codegen
+
+    return load
 
 
+_load_packet, _load_half = _relaxed_load(4), _relaxed_load(2)
 _store_packet = ptx(
     "st.relaxed.sys.global.v4.u32 [$0], {$1,$2,$3,$4};", "l,r,r,r,r,~{memory}", types.void, uint64, *[uint32] * 4
 )
 _store_half = ptx("st.relaxed.sys.global.v2.u32 [$0], {$1,$2};", "l,r,r,~{memory}", types.void, uint64, uint32, uint32)
+
+
+@function
+def load_half(array, i):
+    return _load_half(address(array, int64(i)))
 
 
 @function
