@@ -27,7 +27,7 @@ from .backend import (
     uint64,
 )
 from .communicator import limits_of
-from .matvec import Product, column_parallel, multiply, row_parallel
+from .matvec import column_parallel, multiply, product_of, row_parallel
 from .merge import merge_parts
 from .norm import embed, prefetch_norms, receive_hidden, start_residual
 from .projections import keep_logits, publish_activations, publish_heads, receive_between
@@ -96,7 +96,7 @@ def decode_layer(plan, stream, block, comm, weights, cache, channels, layer, pos
 def next_token(plan, stream, block, comm, ballot, request, record, generated, position, epoch, stop, limits):
     """lm_head and the choice of the next token (block); returns it, the wish to stop and the next vote's epoch."""
     sync_block()
-    product = Product(plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
+    product = product_of(plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
     multiply(plan, stream, block.x, block.partial, product)
     sync_block()
     keep_logits(plan, block.partial, block.sums, comm.rank, block.logits, record, generated * plan.vocab)
@@ -151,7 +151,7 @@ def decode(
     cache = Cache(keys, values, head_norms)
     small = Weights(embedding, norms, biases)
     stream = Stream(
-        local(STATE_FIELDS, int64),
+        local(STATE_FIELDS, uint32),
         shared(plan.shared_ring, plan.warps * plan.depth * plan.stage_elements, uint16),
         shared(plan.shared_landed, plan.warps * plan.depth, uint64),
         weights,

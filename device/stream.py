@@ -6,8 +6,8 @@ memory; as soon as it has multiplied a tile it starts the copy of the tile that 
 several products, or a token, ahead. So the stream never waits for activations, and a stage has one owner: its reader is
 its writer, and no other warp's progress can be mistaken for its own.
 
-A tile is two rows by `columns` of bf16. In memory it stands at ((its number in its matrix) * grid + block) tiles, so
-that blocks that run side by side read side by side.
+A tile is four rows by `columns` of bf16. In memory it stands at ((its number in its matrix) * grid + block) tiles, so
+that blocks that run side by side read side by side. Everything here is counted in 32 bits: it is done for each tile.
 """
 
 from collections import namedtuple
@@ -23,21 +23,25 @@ from .backend import (
     lane_index,
     pause,
     sync_warp,
+    uint32,
     warp_index,
 )
 
 Stream = namedtuple("Stream", "state ring landed weights first_wanted")
 Stream.__doc__ = """A warp's end of the stream.
 
-state: int64[9], each thread's own (lane 0 alone keeps the fetching part up to date). ring: uint16 in shared memory, the
-block's stages. landed: uint64 mbarriers in shared memory, one a stage. weights: uint16 bf16 in device memory.
-first_wanted: the number of the first pass that wants a next token and so reads lm_head.
+state: uint32[STATE_FIELDS], each thread's own (lane 0 alone keeps the fetching part up to date). ring: uint16 in shared
+memory, the block's stages. landed: uint64 mbarriers in shared memory, one a stage. weights: uint16 bf16 in device
+memory. first_wanted: the number of the first pass that wants a next token and so reads lm_head.
 """
-# The state: the stage of the warp's next tile, the parity of its landing and the tile's number in its product; the same
-# for the next tile to fetch, with its product (0 to 3 in a layer, LM_HEAD), layer, pass and place in the weights.
-STAGE, PARITY, TILE, FETCH_STAGE, FETCH_TILE, FETCH_PRODUCT, FETCH_LAYER, FETCH_PASS, FETCH_AT = range(9)
-STATE_FIELDS = 9
+# The state: the stage of the warp's next tile, the parity of its landing and the tile's number in its product; of the
+# next tile to fetch its number, how many its product has, its size and place in the weights in UNITs, its product (0 to
+# 3 in a layer, LM_HEAD), layer and pass. The tile to fetch takes the stage of the one that was read last.
+STAGE, PARITY, TILE, FETCH_TILE, FETCH_TILES, FETCH_SIZE, FETCH_AT, FETCH_PRODUCT, FETCH_LAYER, FETCH_PASS = range(10)
+STATE_FIELDS = 10
 LM_HEAD = 4
+TILE_ROWS = 4
+UNIT = TILE_ROWS * 64  # elements: every tile has a multiple
 
 
 @function
@@ -70,39 +74,43 @@ def columns_of(plan, product):
 @function
 def find_tile(plan, stream):
     """Lane 0: carries FETCH_TILE over into the product, layer and pass in which that tile lies."""
-    product, layer = stream.state[FETCH_PRODUCT], stream.state[FETCH_LAYER]
-    while stream.state[FETCH_TILE] >= tiles_of(plan, product):
-        stream.state[FETCH_TILE] -= tiles_of(plan, product)
-        product += 1
+    state = stream.state
+    product = state[FETCH_PRODUCT]
+    while state[FETCH_TILE] >= uint32(tiles_of(plan, product)):
+        state[FETCH_TILE] -= uint32(tiles_of(plan, product))
+        product = uint32(product + 1)
         if product == LM_HEAD:
-            layer += 1
-            wanted = stream.state[FETCH_PASS] >= stream.first_wanted
-            if layer < plan.layers or not wanted:
-                product = 0
-            if layer == plan.layers and not wanted:
-                layer = 0
-                stream.state[FETCH_PASS] += 1
+            state[FETCH_LAYER] += uint32(1)
+            wanted = state[FETCH_PASS] >= stream.first_wanted
+            if state[FETCH_LAYER] < plan.layers or not wanted:
+                product = uint32(0)
+            if state[FETCH_LAYER] == plan.layers and not wanted:
+                state[FETCH_LAYER] = uint32(0)
+                state[FETCH_PASS] += uint32(1)
         elif product > LM_HEAD:
-            product = layer = 0
-            stream.state[FETCH_PASS] += 1
-    stream.state[FETCH_PRODUCT], stream.state[FETCH_LAYER] = product, layer
-    start = select(plan, product, 0, plan.o_start, plan.gate_up_start, plan.down_start, 0)
-    tile = stream.state[FETCH_TILE] * plan.grid + block_index()
-    stream.state[FETCH_AT] = layer * plan.layer_elements + start + tile * 2 * columns_of(plan, product)
+            product = state[FETCH_LAYER] = uint32(0)
+            state[FETCH_PASS] += uint32(1)
+    state[FETCH_PRODUCT] = product
+    state[FETCH_TILES] = uint32(tiles_of(plan, product))
+    state[FETCH_SIZE] = uint32(columns_of(plan, product) * TILE_ROWS // UNIT)
+    start = select(plan, product, 0, plan.o_start // UNIT, plan.gate_up_start // UNIT, plan.down_start // UNIT, 0)
+    tile = state[FETCH_TILE] * plan.grid + block_index()
+    layer = state[FETCH_LAYER] * (plan.layer_elements // UNIT)
+    state[FETCH_AT] = uint32(layer + start + tile * state[FETCH_SIZE])
 
 
 @function
 def fetch(plan, stream):
-    """Lane 0: starts the copy of the warp's next tile into its next stage."""
-    columns = columns_of(plan, stream.state[FETCH_PRODUCT])
-    stage = warp_index() + plan.warps * stream.state[FETCH_STAGE]
-    at = stream.state[FETCH_AT]
-    barrier_expect(stream.landed, stage, 4 * columns)
-    bulk_load(stream.ring, stage * plan.stage_elements, stream.weights, at, 4 * columns, stream.landed, stage)
-    stream.state[FETCH_STAGE] = 0 if stream.state[FETCH_STAGE] == plan.depth - 1 else stream.state[FETCH_STAGE] + 1
-    stream.state[FETCH_TILE] += plan.warps
-    stream.state[FETCH_AT] = at + plan.warps * plan.grid * 2 * columns
-    if stream.state[FETCH_TILE] >= tiles_of(plan, stream.state[FETCH_PRODUCT]):
+    """Lane 0: starts the copy of the warp's next tile into the stage that it is at."""
+    state = stream.state
+    stage = uint32(warp_index() + plan.warps * state[STAGE])
+    size, at = state[FETCH_SIZE], state[FETCH_AT]
+    nbytes = uint32(size * (2 * UNIT))
+    barrier_expect(stream.landed, stage, nbytes)
+    bulk_load(stream.ring, stage * plan.stage_elements, stream.weights, at * UNIT, nbytes, stream.landed, stage)
+    state[FETCH_TILE] += uint32(plan.warps)
+    state[FETCH_AT] = uint32(at + size * (plan.warps * plan.grid))
+    if state[FETCH_TILE] >= state[FETCH_TILES]:
         find_tile(plan, stream)
 
 
@@ -110,16 +118,18 @@ def fetch(plan, stream):
 def open_stream(plan, stream):
     """Prepares the warp's stages and fills them (warp)."""
     for field in range(STATE_FIELDS):
-        stream.state[field] = 0
-    stream.state[TILE] = warp_index()
-    stream.state[FETCH_TILE] = warp_index()
+        stream.state[field] = uint32(0)
+    stream.state[TILE] = uint32(warp_index())
+    stream.state[FETCH_TILE] = uint32(warp_index())
     if lane_index() == 0:
         find_tile(plan, stream)
         for d in range(plan.depth):
             barrier_init(stream.landed, warp_index() + plan.warps * d)
         barrier_fence()
-        for _ in range(plan.depth):
+        for d in range(plan.depth):
+            stream.state[STAGE] = uint32(d)
             fetch(plan, stream)
+        stream.state[STAGE] = uint32(0)
     sync_warp()
 
 
@@ -129,7 +139,7 @@ def wait_tile(plan, stream):
 
     The copy engine depends on no other PE or block: this is the one wait without a limit.
     """
-    stage = warp_index() + plan.warps * stream.state[STAGE]
+    stage = uint32(warp_index() + plan.warps * stream.state[STAGE])
     while not barrier_test(stream.landed, stage, stream.state[PARITY]):
         pause()
     return stage * plan.stage_elements
@@ -137,10 +147,10 @@ def wait_tile(plan, stream):
 
 @function
 def next_stage(plan, stream):
-    stream.state[STAGE] += 1
+    stream.state[STAGE] += uint32(1)
     if stream.state[STAGE] == plan.depth:
-        stream.state[STAGE] = 0
-        stream.state[PARITY] ^= 1
+        stream.state[STAGE] = uint32(0)
+        stream.state[PARITY] ^= uint32(1)
 
 
 @function
@@ -150,7 +160,7 @@ def release_tile(plan, stream):
     if lane_index() == 0:
         fetch(plan, stream)
     next_stage(plan, stream)
-    stream.state[TILE] += plan.warps
+    stream.state[TILE] += uint32(plan.warps)
 
 
 @function

@@ -182,6 +182,6 @@ def _make_plan(shape, context, pe, put, options) -> Plan:
         block=512 if gpu else 1,
         warp=device.warp_size if gpu else 1,
         multiprocessors=device.multiprocessors if gpu else 1,
-        max_tile_columns=1024,
+        max_tile_columns=512,
     )
     return make_plan(shape, context, shared_limit=device.shared_bytes, put=put, **{**usual, **options})

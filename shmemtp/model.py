@@ -34,7 +34,7 @@ class SmallTensors(NamedTuple):
 class Layout:
     """The weight stream of one token, in memory order: each layer's qkv, o, gate_up and down, after all layers lm_head.
 
-    Offsets and sizes are in bf16 elements; all are multiples of 8, so that a copy of any tile is aligned to 16 bytes.
+    Offsets and sizes are in bf16 elements; all are multiples of the smallest tile's, 512 bytes.
     """
 
     shape: ModelShape
@@ -51,7 +51,7 @@ class Layout:
 
     @cached_property
     def gate_up(self) -> Product:
-        return self._product(self.shape.intermediate, self.shape.hidden, multiple=2)  # activations travel in twos
+        return self._product(self.shape.intermediate, self.shape.hidden)
 
     @cached_property
     def down(self) -> Product:
@@ -61,8 +61,8 @@ class Layout:
     def lm_head(self) -> Product:
         return self._product(self.shape.vocab // 2, self.shape.hidden)
 
-    def _product(self, pairs: int, columns: int, multiple: int = 1) -> Product:
-        return product(pairs, columns, self.grid, self.max_tile_columns, multiple)
+    def _product(self, pairs: int, columns: int) -> Product:
+        return product(pairs, columns, self.grid, self.max_tile_columns)
 
     @property
     def products(self) -> tuple[Product, ...]:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from .errors import ShmemtpError
 from .model import Layout, ModelShape
-from .product import ceil_div, round_up
+from .product import TILE_ROWS, ceil_div, round_up
 
 __all__ = ["Plan", "make_plan"]
 
@@ -76,9 +76,12 @@ class Plan:
 
     @property
     def low_terms(self) -> int:
-        """Where the low bf16 terms of a hidden state stand behind the high ones, in elements."""
+        """Where the low bf16 terms of a hidden state stand behind the high ones, in elements.
+
+        Two words more than they must: high and low terms, which are read together, lie in other banks.
+        """
         layout = self.layout
-        return max(product.columns for product in (layout.qkv, layout.gate_up, layout.lm_head))
+        return max(product.columns for product in (layout.qkv, layout.gate_up, layout.lm_head)) + 4
 
     @property
     def x_elements(self) -> int:
@@ -89,7 +92,7 @@ class Plan:
     def _small_regions(self) -> dict[str, int]:
         """Bytes of each region of a block's shared memory beside the ring. Attention's scratch shares partial's."""
         products = self.layout.products
-        partial = max(2 * p.tiles_per_block for p in products)
+        partial = max(TILE_ROWS * p.tiles_per_block for p in products)
         return {
             "x": 2 * self.x_elements,
             "partial": max(4 * partial, sum(self._scratch.values())),
@@ -214,7 +217,7 @@ def make_plan(
     shared_limit: int,
     block: int,
     warp: int,
-    max_tile_columns: int = 1024,
+    max_tile_columns: int = 512,
     put: bool = False,
     trace: bool = False,
 ) -> Plan:
@@ -231,8 +234,8 @@ def _grid(shape: ModelShape, multiprocessors: int, max_tile_columns: int) -> int
     Every block must own a pair of the hidden state: the channels' slots are safe to use again because every block takes
     part in every exchange of it.
     """
-    pairs = shape.hidden // 2
-    most = min(multiprocessors, pairs)
-    fitting = [n for n in range(1, most + 1) if ceil_div(pairs, ceil_div(pairs, n)) == n]
+    quads = ceil_div(shape.hidden, TILE_ROWS)
+    most = min(multiprocessors, quads)
+    fitting = [n for n in range(1, most + 1) if ceil_div(quads, ceil_div(quads, n)) == n]
     near = [n for n in fitting if n >= 0.9 * most] or fitting[-1:]
     return min(near, key=lambda n: (Layout(shape, n, max_tile_columns).elements, -n))

@@ -1,7 +1,7 @@
 """Products of bf16 rows. The contract is in ../README.md."""
 
 from .bits import as_float32
-from .vectors import load_vector
+from .vectors import load_pair, load_vector
 from .words import float32, function, lane_index, uint32, warp_size, warp_sum
 
 __all__ = ["multiply_rows", "score_keys", "weigh_values"]
@@ -17,18 +17,19 @@ def _add_products(w, x, total):
 
 
 @function
-def multiply_rows(rows, at, x, start, columns, low):
-    """Two bf16 rows times a bf16 vector, or one of two bf16 terms (warp); every lane gets both sums."""
-    upper, lower = float32(0), float32(0)
-    for column in range(8 * lane_index(), columns, 8 * warp_size()):
-        values = load_vector(x, start + column)
-        upper = _add_products(load_vector(rows, at + column), values, upper)
-        lower = _add_products(load_vector(rows, at + columns + column), values, lower)
-        if low > 0:
-            values = load_vector(x, start + low + column)
-            upper = _add_products(load_vector(rows, at + column), values, upper)
-            lower = _add_products(load_vector(rows, at + columns + column), values, lower)
-    return warp_sum(upper), warp_sum(lower)
+def multiply_rows(rows, at, x, start, columns, low, sums, to):
+    """Four bf16 rows times a bf16 vector, or one of two bf16 terms, into `sums[to : to + 4]` (warp)."""
+    for row in range(4):
+        total = float32(0)
+        for column in range(8 * lane_index(), columns, 8 * warp_size()):
+            w = load_vector(rows, at + row * columns + column)
+            total = _add_products(w, load_vector(x, start + column), total)
+            if low > 0:
+                behind = start + low + column
+                total = _add_products(w, load_pair(x, behind) + load_pair(x, behind + 4), total)
+        total = warp_sum(total)
+        if lane_index() == 0:
+            sums[to + row] = total
 
 
 @function

@@ -137,7 +137,7 @@ def barrier_init(array, i):
 @function
 def barrier_expect(array, i, nbytes):
     """Arrives, and adds bytes to wait for."""
-    _advance(array, i, nbytes, 1)
+    _advance(array, i, types.int64(nbytes), 1)
 
 
 @function
@@ -155,7 +155,7 @@ def barrier_fence():
 def bulk_load(target, to, source, start, nbytes, array, i):
     """Global element `start` -> shared element `to`; the copy has landed on return, the mbarrier says so."""
     copy_bytes(target, to, source, start, nbytes)
-    _advance(array, i, -nbytes, 0)
+    _advance(array, i, -types.int64(nbytes), 0)
 
 
 @function

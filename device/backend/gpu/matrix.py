@@ -7,14 +7,31 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from .vectors import load_pair, load_vector
+from .vectors import load_pair, load_vector, load_word
 from .words import cuda, float32, function, lane_index, local, uint32
 
 __all__ = ["multiply_rows", "score_keys", "weigh_values"]
 
 I32, F32 = ir.IntType(32), ir.FloatType()
 FULL_WARP = 0xFFFFFFFF
-CHUNK, TOGETHER = 128, 4  # columns of both rows that two mma take; chunks whose loads are in flight together
+CHUNK, TOGETHER = 64, 4  # columns of four rows that one mma takes; chunks whose loads are in flight together
+ROW_WORDS, VECTOR_WORDS = 4 * TOGETHER, 2 * TOGETHER  # of each lane
+
+
+@intrinsic
+def _mma_all(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
+    """c += a b for 16 x 16 times 16 x 8."""
+    result = types.UniTuple(float32, 4)
+
+    def codegen(context, builder, sig, args):
+        shape = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+        text = f"{shape} {{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9}}, {{$10,$11,$12,$13}};"
+        kind = ir.FunctionType(ir.LiteralStructType([F32] * 4), [value.type for value in args])
+        asm = ir.InlineAsm(kind, text, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", side_effect=False)
+        value = builder.call(asm, args)
+        return context.make_tuple(builder, sig.return_type, [builder.extract_value(value, i) for i in range(4)])
+
+    return result(*[uint32] * 6, *[float32] * 4), codegen
 
 
 @intrinsic
@@ -37,43 +54,57 @@ def _mma(typingctx, a0, a2, b0, b1, c0, c1):
 
 
 @function
-def multiply_rows(rows, at, x, start, columns, low):
-    """Two bf16 rows times a bf16 vector, or one of two bf16 terms (warp); every lane gets both sums.
+def multiply_rows(rows, at, x, start, columns, low, sums, to):
+    """Four bf16 rows times a bf16 vector, or one of two bf16 terms, into `sums[to : to + 4]` (warp).
 
-    An mma multiplies eight rows: here they are four quarters of each of the two rows, and the vector's four quarters
-    are the rows of the other operand, its low terms' four more, so that the wanted products stand where a quarter meets
-    itself. The order of columns within an mma is free as long as both operands share it: lane (g, t) takes eight that
-    lie side by side, 16 bytes.
+    An mma multiplies 16 rows by 8 columns: here each of the four rows is four quarters of a chunk, and the other
+    operand's columns are the vector's quarters, those of its low terms behind; the wanted products stand where a
+    quarter meets itself. Which columns make a quarter is free as long as both operands agree: lane (g, t) has eight
+    that lie side by side in row g / 2, of which words 0 and 2 belong to one quarter, 1 and 3 to the next one, so that
+    one load of 16 bytes is an operand as it stands.
     """
     lane = lane_index()
-    group, column = lane >> 2, ((lane >> 2) & 3) * 32 + (lane & 3) * 8
-    row = at + (group >> 2) * columns
-    vector, present = start + (0 if group < 4 else low), group < 4 or low > 0
-    c0, c1, d0, d1 = float32(0), float32(0), float32(0), float32(0)
-    for first in range(0, columns, TOGETHER * CHUNK):
-        w, v = local(16, uint32), local(16, uint32)  # 4 * TOGETHER: all loads are in flight before the first mma
-        for j in range(TOGETHER):
-            i = first + j * CHUNK + column
-            a = b = (uint32(0), uint32(0), uint32(0), uint32(0))
-            if i < columns:
-                a = load_vector(rows, row + i)
-                if present:
-                    b = load_vector(x, vector + i)
-            for k in range(4):
-                w[4 * j + k] = a[k]
-                v[4 * j + k] = b[k]
-        for j in range(0, 4 * TOGETHER, 4):
-            c0, c1 = _mma(v[j], v[j + 1], w[j], w[j + 1], c0, c1)
-            d0, d1 = _mma(v[j + 2], v[j + 3], w[j + 2], w[j + 3], d0, d1)
-    c0, c1 = c0 + d0, c1 + d1
-    # Lane (g, t) holds quarter g % 4 of the vector times rows 2t and 2t + 1: quarters 2 (t % 2) and on of row t // 2.
-    meets = (lane & 1) == (group & 3) >> 1
-    total = (c1 if group & 1 else c0) if meets else float32(0)
-    total += cuda.shfl_xor_sync(FULL_WARP, total, 1)
-    total += cuda.shfl_xor_sync(FULL_WARP, total, 4)
-    total += cuda.shfl_xor_sync(FULL_WARP, total, 8)
-    total += cuda.shfl_xor_sync(FULL_WARP, total, 16)
-    return cuda.shfl_sync(FULL_WARP, total, 0), cuda.shfl_sync(FULL_WARP, total, 2)
+    group, column = lane >> 2, lane & 3
+    row = uint32(at + (group >> 1) * columns + (group & 1) * (CHUNK // 2) + column * 8)
+    term = start if group < 4 else start + low
+    vector = uint32(term + ((group >> 1) & 1) * (CHUNK // 2) + column * 8 + (group & 1) * 2)
+    c = (float32(0), float32(0), float32(0), float32(0))
+    d = (float32(0), float32(0), float32(0), float32(0))
+    left = uint32(columns) // uint32(CHUNK)
+    while left >= TOGETHER:
+        c, d = _multiply_chunks(rows, row, x, vector, TOGETHER, c, d)
+        row, vector = uint32(row + TOGETHER * CHUNK), uint32(vector + TOGETHER * CHUNK)
+        left = uint32(left - TOGETHER)
+    if left & 2:
+        c, d = _multiply_chunks(rows, row, x, vector, 2, c, d)
+        row, vector = uint32(row + 2 * CHUNK), uint32(vector + 2 * CHUNK)
+    if left & 1:
+        c, d = _multiply_chunks(rows, row, x, vector, 1, c, d)
+    # Lane (g, t) holds rows g and g + 8 of the product, columns 2t and 2t + 1: quarters 2 (g % 2) and on of row g / 2,
+    # times quarters 2 (t % 2) and on of the high terms (t < 2) or of the low ones. They meet in lanes 0, 2, 5, 7 of 8.
+    total = (c[0] + d[0]) + (c[3] + d[3])
+    if low == 0 and column >= 2:
+        total = float32(0)
+    total += cuda.shfl_xor_sync(FULL_WARP, total, 2)
+    total += cuda.shfl_xor_sync(FULL_WARP, total, 5)
+    if lane & 7 == 0:
+        sums[to + (lane >> 3)] = total
+
+
+@function
+def _multiply_chunks(rows, row, x, vector, count, c, d):
+    """`count` chunks, all loads in flight before the first mma; c and d in turn, for an mma waits for the one before."""
+    w, v = local(ROW_WORDS, uint32), local(VECTOR_WORDS, uint32)
+    for j in range(count):
+        w[4 * j], w[4 * j + 1], w[4 * j + 2], w[4 * j + 3] = load_vector(rows, row + j * CHUNK)
+        v[2 * j], v[2 * j + 1] = load_word(x, vector + j * CHUNK), load_word(x, vector + j * CHUNK + 4)
+    for j in range(count):
+        i, k = 4 * j, 2 * j
+        if j & 1 == 0:
+            c = _mma_all(w[i], w[i + 1], w[i + 2], w[i + 3], v[k], v[k + 1], c[0], c[1], c[2], c[3])
+        else:
+            d = _mma_all(w[i], w[i + 1], w[i + 2], w[i + 3], v[k], v[k + 1], d[0], d[1], d[2], d[3])
+    return c, d
 
 
 @function

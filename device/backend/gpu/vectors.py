@@ -41,6 +41,16 @@ load_vector, load_pair = _vector_load(4), _vector_load(2)
 
 
 @intrinsic
+def load_word(typingctx, array, i):
+    """An ordinary load of a uint32; for the backend's own use."""
+
+    def codegen(context, builder, sig, args):
+        return builder.load(builder.bitcast(element(context, builder, sig.args[0], *args), I32.as_pointer()), align=4)
+
+    return types.uint32(array, types.int64), codegen
+
+
+@intrinsic
 def store_pair(typingctx, array, i, a, b):
     def codegen(context, builder, sig, args):
         pointer = element(context, builder, sig.args[0], *args[:2])
