@@ -56,11 +56,15 @@ def multiply(plan, stream, x, partial, product):
 
 
 @function
-def row_pair(partial, pair, splits):
-    """The two rows' products of the block's pair number `pair` (thread)."""
+def row_pair(partial, pair, splits, most):
+    """The two rows' products of the block's pair number `pair`, the sums of `splits` tiles, at most `most` (thread).
+
+    most: a constant, so that all loads are under way before the first sum.
+    """
     upper, lower = float32(0), float32(0)
-    first = TILE_ROWS * (pair >> 1) * splits + 2 * (pair & 1)
-    for split in range(splits):
-        upper += partial[first + TILE_ROWS * split]
-        lower += partial[first + TILE_ROWS * split + 1]
+    first = uint32(TILE_ROWS * splits * (pair >> 1) + 2 * (pair & 1))
+    for split in range(most):
+        if split < splits:
+            upper += partial[first + TILE_ROWS * split]
+            lower += partial[first + TILE_ROWS * split + 1]
     return upper, lower

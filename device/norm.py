@@ -5,10 +5,12 @@ and the threads' sums of squares, and `scale` gives the factor. That saves a pas
 """
 
 from .backend import (
+    as_float32,
     block_index,
     float32,
     function,
     lane_index,
+    load_vector,
     local,
     prefetch,
     rsqrt,
@@ -18,20 +20,28 @@ from .backend import (
     warp_sum,
 )
 from .bfloat16 import high, low, pack, pack_rest
-from .packets import BATCH, receive_batch, wait_for_packet
+from .packets import BATCH, BATCH_WORDS, receive_batch, wait_for_packet
 from .watch import HIDDEN
+
+BATCH_WEIGHTS = 4 * BATCH
 
 
 @function
-def store_normed(plan, norms, at, packet, first, second, x):
+def weights_of(norms, at):
+    """Four norm weights from `norms[at]` on, a multiple of 16 bytes (thread)."""
+    a, b, c, d = load_vector(norms, at)
+    return as_float32(a), as_float32(b), as_float32(c), as_float32(d)
+
+
+@function
+def store_normed(plan, weights, packet, first, second, x):
     """Four values of the hidden state (two bf16 words) times their norm weights into `x`; returns their squares' sum.
 
     The products are stored as two bf16 terms, the low ones `plan.low_terms` behind: rounding them to one would be the
     largest error of a layer, and the tensor cores multiply both at once.
     """
     a, b, c, d = low(first), high(first), low(second), high(second)
-    p, q = a * norms[at + 4 * packet], b * norms[at + 4 * packet + 1]
-    r, s = c * norms[at + 4 * packet + 2], d * norms[at + 4 * packet + 3]
+    p, q, r, s = a * weights[0], b * weights[1], c * weights[2], d * weights[3]
     upper, lower = pack(p, q), pack(r, s)
     x[2 * packet], x[2 * packet + 1] = upper, lower
     behind = 2 * packet + plan.low_terms // 2
@@ -48,16 +58,24 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     """
     at = plan.channel_hidden + 2 * (epoch & 1) * plan.hidden_pairs
     packets = plan.hidden_pairs // 2
-    data = local(8, uint32)
+    data, weights = local(BATCH_WORDS, uint32), local(BATCH_WEIGHTS, float32)
     squares = float32(0)
-    if thread_index() - lane_index() < packets:
-        wait_for_packet(channels, at + 4 * (thread_index() - lane_index()), uint32(epoch), limits, HIDDEN)
-    for first in range(thread_index(), packets, BATCH * plan.block):
+    base = thread_index() - lane_index()
+    while base < packets:
+        first = base + lane_index()
+        for b in range(BATCH):  # before there is something to wait for
+            packet, w = first + b * plan.block, 4 * b
+            if packet < packets:
+                own = weights_of(norms, row * plan.hidden + 4 * packet)
+                weights[w], weights[w + 1], weights[w + 2], weights[w + 3] = own
+        wait_for_packet(channels, at + 4 * base, uint32(epoch), limits, HIDDEN)
         receive_batch(channels, at, first, plan.block, packets, uint32(epoch), data, limits, HIDDEN, 0)
         for b in range(BATCH):
-            packet = first + b * plan.block
+            packet, w = first + b * plan.block, 4 * b
             if packet < packets:
-                squares += store_normed(plan, norms, row * plan.hidden, packet, data[2 * b], data[2 * b + 1], x)
+                own = weights[w], weights[w + 1], weights[w + 2], weights[w + 3]
+                squares += store_normed(plan, own, packet, data[2 * b], data[2 * b + 1], x)
+        base += BATCH * plan.block
     squares = warp_sum(squares)
     if lane_index() == 0:
         sums[warp_index()] = squares
@@ -82,7 +100,7 @@ def embed(plan, embedding, token, norms, x, sums):
     squares = float32(0)
     for packet in range(thread_index(), plan.hidden_pairs // 2, plan.block):
         first, second = embedding[row + 2 * packet], embedding[row + 2 * packet + 1]
-        squares += store_normed(plan, norms, 0, packet, first, second, x)
+        squares += store_normed(plan, weights_of(norms, 4 * packet), packet, first, second, x)
     squares = warp_sum(squares)
     if lane_index() == 0:
         sums[warp_index()] = squares

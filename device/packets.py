@@ -119,10 +119,12 @@ def receive_vector(plan, channels, at, words, tag, x, limits, operation):
     packets = words // 2
     if thread_index() - lane_index() < packets:
         wait_for_packet(channels, at + 4 * (thread_index() - lane_index()), tag, limits, operation)
-    for first in range(thread_index(), packets, BATCH * plan.block):
+    first = thread_index()
+    while first < packets:
         receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation, 0)
         for b in range(BATCH):
             packet = first + b * plan.block
             if packet < packets:
                 x[2 * packet] = data[2 * b]
                 x[2 * packet + 1] = data[2 * b + 1]
+        first += BATCH * plan.block

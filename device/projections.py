@@ -1,4 +1,8 @@
-"""What a column-parallel product's rows become: heads for attention, activations for the MLP, logits (all block)."""
+"""What a column-parallel product's rows become: heads for attention, activations for the MLP, logits (all block).
+
+Threads that share work take turns in `while` loops: a `range` that begins at a thread's index first counts its turns,
+20 instructions and more, and between two products each one tells.
+"""
 
 from .backend import (
     as_bits,
@@ -23,22 +27,24 @@ from .watch import ACTIVATION, ATTENTION
 def publish_heads(plan, channels, partial, sums, biases, layer, step):
     """The block's rows of queries, keys and values, scaled, with their bias, to the blocks that attend (float32)."""
     factor, tag = scale(plan, sums), uint32(step)
-    for number in range(thread_index(), plan.qkv_local, plan.block):
+    number = thread_index()
+    while number < plan.qkv_local:
         pair = block_index() * plan.qkv_local + number
         if pair < plan.qkv_pairs:
-            upper, lower = row_pair(partial, number, plan.qkv_splits)
+            upper, lower = row_pair(partial, number, plan.qkv_splits, plan.qkv_splits)
             upper, lower = upper * factor, lower * factor
             if plan.qkv_bias:
                 upper += biases[2 * (layer * plan.qkv_pairs + pair)]
                 lower += biases[2 * (layer * plan.qkv_pairs + pair) + 1]
             at = plan.channel_qkv + 4 * ((step & 1) * plan.qkv_pairs + pair)
             store_packet(channels, at, as_bits(upper), tag, as_bits(lower), tag)
+        number += plan.block
 
 
 @function
 def gated(partial, number, factor, splits):
     """SwiGLU of the block's pair `number`, a row of the gate and one of the up projection (Shazeer, 2020)."""
-    gate, up = row_pair(partial, number, splits)
+    gate, up = row_pair(partial, number, splits, splits)
     gate, up = gate * factor, up * factor
     return gate / (float32(1) + exp(-gate)) * up
 
@@ -47,13 +53,15 @@ def gated(partial, number, factor, splits):
 def publish_activations(plan, channels, partial, sums, step):
     """The block's rows of the MLP's activation to all blocks, two to a half packet (bf16)."""
     factor = scale(plan, sums)
-    for number in range(thread_index(), plan.gate_up_local // 2, plan.block):
+    number = thread_index()
+    while number < plan.gate_up_local // 2:
         pair = block_index() * (plan.gate_up_local // 2) + number
         if pair < plan.intermediate // 2:
             first = gated(partial, 2 * number, factor, plan.gate_up_splits)
             second = gated(partial, 2 * number + 1, factor, plan.gate_up_splits)
             at = plan.channel_activation + 2 * ((step & 1) * (plan.intermediate // 2) + pair)
             store_half(channels, at, pack(first, second), uint32(step))
+        number += plan.block
 
 
 @function
@@ -74,7 +82,7 @@ def keep_logits(plan, partial, sums, rank, logits, record, at):
     """
     factor = scale(plan, sums)
     for number in range(thread_index(), plan.lm_head_local, plan.block):
-        upper, lower = row_pair(partial, number, plan.lm_head_splits)
+        upper, lower = row_pair(partial, number, plan.lm_head_splits, plan.lm_head_splits)
         row = 2 * (block_index() * plan.lm_head_local + number)
         for half in range(2):
             value = (upper if half == 0 else lower) * factor

@@ -28,11 +28,14 @@ def reduce_residual(plan, comm, channels, partial, splits, residual, epoch):
     epoch: int64, the same on all PEs, one more with each call; every block has a pair in every epoch.
     """
     if plan.pes > 1:
-        for pair in range(thread_index(), own_pairs(plan), plan.block):
-            upper, lower = row_pair(partial, pair, splits)
+        pair = thread_index()
+        while pair < own_pairs(plan):
+            upper, lower = row_pair(partial, pair, splits, plan.row_splits)
             post_to_all(comm, epoch, FIRST, pair, as_bits(upper), as_bits(lower))
+            pair += plan.block
         deliver(comm, epoch, FIRST, own_pairs(plan), True)
-    for pair in range(thread_index(), own_pairs(plan), plan.block):
+    pair = thread_index()
+    while pair < own_pairs(plan):
         upper, lower = sum_of_pair(plan, comm, partial, splits, pair, epoch)
         upper += residual[2 * pair]
         lower += residual[2 * pair + 1]
@@ -40,13 +43,14 @@ def reduce_residual(plan, comm, channels, partial, splits, residual, epoch):
         residual[2 * pair + 1] = lower
         number = (epoch & 1) * plan.hidden_pairs + block_index() * plan.hidden_local + pair
         store_half(channels, plan.channel_hidden + 2 * number, pack(upper, lower), uint32(epoch))
+        pair += plan.block
 
 
 @function
 def sum_of_pair(plan, comm, partial, splits, pair, epoch):
     """The pair's sum over the PEs, in their order (thread)."""
     if plan.pes == 1:
-        return row_pair(partial, pair, splits)
+        return row_pair(partial, pair, splits, plan.row_splits)
     data = local(comm.shape.pes_twice, uint32)
     collect(comm, epoch, FIRST, pair, data)
     upper, lower = float32(0), float32(0)

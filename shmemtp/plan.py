@@ -190,6 +190,7 @@ class Plan:
             lm_head_rows=2 * layout.lm_head.pairs_per_block,
             x_elements=self.x_elements,
             low_terms=self.low_terms,
+            row_splits=max(layout.o.splits, layout.down.splits),
             partial_count=self._small_regions["partial"] // 4,
         )
         first = 0
