@@ -15,6 +15,7 @@ from .backend import (
     exp,
     float32,
     function,
+    int64,
     lane_index,
     prefetch,
     score_keys,
@@ -30,7 +31,7 @@ from .backend import (
     weigh_values,
 )
 from .bfloat16 import low, pack
-from .packets import receive, wait_for_packet
+from .packets import receive
 from .rope import normalise_head, rotate_head
 from .watch import QUERY
 
@@ -51,7 +52,8 @@ totals: float32 [group, 2], the maximum of the scores and the sum of the weights
 @function
 def attend(plan, cache, channels, scratch, layer, position, step, limits):
     """All units of this block for the token at `position`, whose query, key and value come by channel (block)."""
-    for unit in range(block_index(), plan.units, plan.grid):
+    unit = block_index()
+    while unit < plan.units:
         head, part = unit // plan.parts, unit % plan.parts
         row = (layer * plan.kv_heads + head) * plan.cache_positions
         owner = (position // GRANULE) % plan.parts == part
@@ -83,14 +85,15 @@ def attend(plan, cache, channels, scratch, layer, position, step, limits):
         sync_block()
         publish_part(plan, channels, scratch, unit, step)
         sync_block()
+        unit += plan.grid
 
 
 @function
 def positions_of_part(plan, part, context):
     """How many of the first `context` positions belong to `part` (thread)."""
-    cycle = GRANULE * plan.parts
-    rest = context % cycle - part * GRANULE
-    return (context // cycle) * GRANULE + max(0, min(rest, GRANULE))
+    cycle, context = uint32(GRANULE * plan.parts), uint32(context)
+    rest = int64(context % cycle) - part * GRANULE
+    return int64(context // cycle) * GRANULE + max(0, min(rest, GRANULE))
 
 
 @function
@@ -117,8 +120,8 @@ def receive_heads(plan, channels, vectors, head, owner, step, limits):
     half = plan.head_dim // 2
     at = plan.channel_qkv + 4 * (step & 1) * plan.qkv_pairs
     count = plan.group + (2 if owner else 0)
-    wait_for_packet(channels, at + 4 * head * plan.group * half, uint32(step), limits, QUERY)
-    for i in range(thread_index(), count * half, plan.block):
+    i = thread_index()
+    while i < count * half:
         vector = i // half
         source = head * plan.group + vector  # among all heads: queries, keys, values
         if vector >= plan.group:
@@ -126,6 +129,7 @@ def receive_heads(plan, channels, vectors, head, owner, step, limits):
         a, b = receive(channels, at + 4 * (source * half + i % half), uint32(step), limits, QUERY, limits.pe)
         vectors[2 * i] = as_float32(a)
         vectors[2 * i + 1] = as_float32(b)
+        i += plan.block
 
 
 @function
@@ -152,10 +156,12 @@ def bf16_bits(value):
 def append(plan, cache, vectors, row):
     """The new key and value into the cache at `row`, a position of all layers and heads (block)."""
     granule = (row - row % GRANULE) * plan.head_dim + row % GRANULE
-    for d in range(thread_index(), plan.head_dim, plan.block):
+    d = thread_index()
+    while d < plan.head_dim:
         key = plan.group * plan.head_dim + d
         cache.keys[row * plan.head_dim + d] = bf16_bits(vectors[key])
         cache.values[granule + d * GRANULE] = bf16_bits(vectors[key + plan.head_dim])
+        d += plan.block
 
 
 @function
@@ -182,10 +188,12 @@ def publish_part(plan, channels, scratch, unit, step):
     """The unit's result as packets: for each query head_dim / 2 pairs, then its maximum and sum of weights (block)."""
     half, tag = plan.head_dim // 2, uint32(step)
     at = plan.channel_partial + 4 * ((step & 1) * plan.units + unit) * plan.group * (half + 1)
-    for i in range(thread_index(), plan.group * (half + 1), plan.block):
+    i = thread_index()
+    while i < plan.group * (half + 1):
         g, d = i // (half + 1), i % (half + 1)
         if d < half:
             a, b = scratch.vectors[g * plan.head_dim + 2 * d], scratch.vectors[g * plan.head_dim + 2 * d + 1]
         else:
             a, b = scratch.totals[2 * g], scratch.totals[2 * g + 1]
         store_packet(channels, at + 4 * i, as_bits(a), tag, as_bits(b), tag)
+        i += plan.block

@@ -16,7 +16,7 @@ from .backend import (
     warp_sum,
 )
 from .bfloat16 import pack
-from .packets import receive_two, wait_for_packet
+from .packets import receive_two
 from .watch import PARTIAL
 
 
@@ -25,13 +25,13 @@ def merge_parts(plan, channels, step, limits):
     """Pairs of output dimensions over the parts, to all blocks as bf16; a pair to a warp, a part to a lane (block)."""
     half = plan.head_dim // 2
     tag = uint32(step)
-    for number in range(warp_index(), plan.attention_local, plan.warps):
+    number = warp_index()
+    while number < plan.attention_local:
         pair = block_index() * plan.attention_local + number
         if pair < plan.heads * half:
             head, d = pair // half, pair % half
             unit = (step & 1) * plan.units + head // plan.group * plan.parts
             at = plan.channel_partial + 4 * (unit * plan.group + head % plan.group) * (half + 1)
-            wait_for_packet(channels, at + 4 * half, tag, limits, PARTIAL)
             best, total, upper, lower = float32(LOWEST), float32(0), float32(0), float32(0)
             for part in range(lane_index(), plan.parts, warp_size()):
                 there = at + 4 * part * plan.group * (half + 1)
@@ -48,3 +48,4 @@ def merge_parts(plan, channels, step, limits):
             if lane_index() == 0:
                 at_pair = plan.channel_attention + 2 * ((step & 1) * plan.attention_pairs + pair)
                 store_half(channels, at_pair, pack(upper / total, lower / total), tag)
+        number += plan.warps
