@@ -31,7 +31,7 @@ from .backend import (
     weigh_values,
 )
 from .bfloat16 import low, pack
-from .packets import receive
+from .packets import receive, wait_for_packet
 from .rope import normalise_head, rotate_head
 from .watch import QUERY
 
@@ -120,6 +120,7 @@ def receive_heads(plan, channels, vectors, head, owner, step, limits):
     half = plan.head_dim // 2
     at = plan.channel_qkv + 4 * (step & 1) * plan.qkv_pairs
     count = plan.group + (2 if owner else 0)
+    wait_for_packet(channels, at + 4 * head * plan.group * half, uint32(step), limits, QUERY)
     i = thread_index()
     while i < count * half:
         vector = i // half

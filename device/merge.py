@@ -16,7 +16,7 @@ from .backend import (
     warp_sum,
 )
 from .bfloat16 import pack
-from .packets import receive_two
+from .packets import receive_two, wait_for_packet
 from .watch import PARTIAL
 
 
@@ -32,6 +32,7 @@ def merge_parts(plan, channels, step, limits):
             head, d = pair // half, pair % half
             unit = (step & 1) * plan.units + head // plan.group * plan.parts
             at = plan.channel_partial + 4 * (unit * plan.group + head % plan.group) * (half + 1)
+            wait_for_packet(channels, at + 4 * half, tag, limits, PARTIAL)
             best, total, upper, lower = float32(LOWEST), float32(0), float32(0), float32(0)
             for part in range(lane_index(), plan.parts, warp_size()):
                 there = at + 4 * part * plan.group * (half + 1)
