@@ -1,5 +1,6 @@
 """What only the emulator promises: errors raised in a kernel end it and reach the host, and misuse is told."""
 
+import contextlib
 import time
 
 import numpy as np
@@ -14,10 +15,12 @@ from shmemtp.device import (
     load_acquire,
     pause,
     put,
+    shared,
     store_release,
     sync_block,
     sync_warp,
     thread_index,
+    uint32,
     warp_size,
 )
 from shmemtp.device.backend import NAME, Device, Heap, view
@@ -101,6 +104,18 @@ def test_no_such_pe(run, symmetric, comm, beyond):
     target = symmetric(1, np.int64)
     with pytest.raises(IndexError, match="no such PE"):
         run(put_to, (1, 1, 1), target, target, beyond if beyond < 0 else comm.size)
+
+
+@kernel
+def write_shared(offset, count):
+    words = shared(offset, count, uint32)
+    words[count - 1] = uint32(1)
+
+
+@pytest.mark.parametrize(("offset", "count", "fits"), [(0, 4, True), (8, 2, True), (0, 5, False), (12, 2, False)])
+def test_shared_memory_ends_where_the_launch_says(run, offset, count, fits):
+    with contextlib.nullcontext() if fits else pytest.raises(IndexError, match="beyond the launch's shared_bytes"):
+        run(write_shared, (2, 2, 1), offset, count, shared_bytes=16)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from .compiler import function
 I32, I64, POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
 
 # The record's fields. The last six are addresses.
-THREAD, BLOCK, BLOCK_SIZE, GRID_SIZE, WARP_SIZE, PES = range(6)
-SHARED, SCRATCH, BLOCK_BARRIER, WARP_BARRIER, FAILED, DISTANCES = range(6, 12)
+THREAD, BLOCK, BLOCK_SIZE, GRID_SIZE, WARP_SIZE, PES, SHARED_BYTES = range(7)
+SHARED, SCRATCH, BLOCK_BARRIER, WARP_BARRIER, FAILED, DISTANCES = range(7, 13)
 FIELDS = 16  # a record is 128 bytes
 
 _KEY = "shmemtp_context_key"

@@ -168,6 +168,7 @@ class _BlockMemory:
     def __init__(self, grid, block, warp, shared_bytes):
         self.grid, self.block, self.warp = grid, block, warp
         self.warps = block // warp
+        self.shared_bytes = shared_bytes
         self.shared = aligned((grid, -(-max(shared_bytes, 1) // LINE) * LINE), np.uint8)
         self.shared[:] = 0xFF  # not initialised, says the contract: floats read as NaN, which does not go unseen
         self.scratch = aligned((grid, self.warps, 2 * 32), np.uint64)
@@ -181,7 +182,7 @@ class _BlockMemory:
             block, thread = divmod(row, self.block)
             warp = thread // self.warp
             record[: context.FAILED + 2] = (
-                *(thread, block, self.block, self.grid, self.warp, len(distances)),
+                *(thread, block, self.block, self.grid, self.warp, len(distances), self.shared_bytes),
                 *(row.ctypes.data for row in (self.shared[block], self.scratch[block, warp])),
                 *(row.ctypes.data for row in (self.block_barriers[block], self.warp_barriers[block, warp])),
                 *(failed.ctypes.data, distances.ctypes.data),

@@ -179,6 +179,11 @@ def shared(typingctx, offset, count, dtype):
     kind = contiguous(dtype.dtype)
 
     def codegen(context, builder, sig, args):
+        end = builder.add(args[0], builder.mul(args[1], I64(kind.dtype.bitwidth // 8)))
+        beyond = builder.icmp_signed(">", end, load_field(builder, record.SHARED_BYTES))
+        with cgutils.if_unlikely(builder, builder.or_(beyond, builder.icmp_signed("<", args[0], I64(0)))):
+            message = ("shared memory beyond the launch's shared_bytes",)
+            context.call_conv.return_user_exc(builder, IndexError, message)
         data = builder.inttoptr(builder.add(load_field(builder, record.SHARED), args[0]), POINTER)
         return view_of(context, builder, kind, data, args[1])
 
