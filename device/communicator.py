@@ -32,11 +32,11 @@ Communicator = namedtuple(
 Communicator.__doc__ = """A kernel's argument, made by `PE.communicator`, which its blocks open lanes of.
 
 shape: Constants: `pes` (pes_twice is 2 * pes), `lane_words` (2), `lanes`, `packets` (of a lane and sender in one
-exchange, a multiple of LINE), `lines` (likewise, of 15 packets each), `put` (NVSHMEM's put_signal in place of
+exchange, a multiple of RUN), `lines` (likewise, of 15 packets each), `put` (NVSHMEM's put_signal in place of
 packets), `two_shot_bytes` and `line_bytes` (longer messages go in two shots, in lines), `hidden_packets`, `kept` (of
 them by a thread; kept_words is 2 * kept), `warp_turns` (in which a warp reads a word of each warp).
 rank: this PE's in the team. distances: a table, heap distances by rank; pes: int64 [pes], world numbers.
-slots, lines, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, packets / LINE, lanes, LINE, 4
+slots, lines, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, packets / RUN, lanes, RUN, 4
 words], uint32 [2 parities, 2 phases, senders, lines, lanes, LINE_WORDS], uint32 [2 parities, 2 phases,
 senders, lanes, packets, 2 words], uint32 [receivers, lanes, packets, 2 words], uint64 [PHASES, senders, lanes].
 hidden: uint32 [2 parities, hidden_packets, 4 words], what this PE's blocks tell each other.
@@ -48,8 +48,8 @@ Lane.__doc__ = """A block's lane, as its kernel opened it: the communicator, wit
 
 FIRST, SECOND, MEETING, BARRIER_ALL = range(4)  # phases: a collective's two shots, and what signals alone serve
 PHASES = 4
-LINE_BITS = 3
-LINE = 1 << LINE_BITS  # packets in a line of the cache
+RUN_BITS = 3
+RUN = 1 << RUN_BITS  # packets that stand and are dealt together: a line of the cache
 PLACE_BITS = 4
 PLACES = 1 << PLACE_BITS  # in a line that arrives whole: each a packet's data, but for the last, its tag
 EXCHANGE, SHOWN = range(2)  # what a lane counts: its exchanges, and the vectors that a PE's blocks showed each other
@@ -130,14 +130,14 @@ def limits_of(comm):
 def slot_place(lane, epoch, phase, sender, number):
     """Which of all slots is that of packet `number` of a sender (thread).
 
-    The lanes' lines stand side by side, in few slices of the L2: spread over a megabyte, some lay in the slice of a
+    The lanes' runs stand side by side, in few slices of the L2: spread over a megabyte, some lay in the slice of a
     word that many blocks polled (a barrier's), and their blocks waited four times as long.
     """
     shape = lane.shape
     row = uint32(((uint32(epoch) & uint32(1)) * uint32(2) + uint32(phase)) * uint32(shape.pes) + uint32(sender))
-    line = uint32(row * uint32(shape.packets >> LINE_BITS) + uint32(number >> LINE_BITS))
-    line = uint32(line * uint32(shape.lanes) + uint32(block_index()))
-    return int64(uint32(line << uint32(LINE_BITS)) | uint32(number & (LINE - 1)))
+    run = uint32(row * uint32(shape.packets >> RUN_BITS) + uint32(number >> RUN_BITS))
+    run = uint32(run * uint32(shape.lanes) + uint32(block_index()))
+    return int64(uint32(run << uint32(RUN_BITS)) | uint32(number & (RUN - 1)))
 
 
 @function
@@ -169,7 +169,7 @@ def divide_up(count, parts):
 
 
 Work = namedtuple("Work", "packets part parts in_lines")
-Work.__doc__ = """A message's packets, of which a block does part `part` of `parts`: lines of packets in turn.
+Work.__doc__ = """A message's packets, of which a block does part `part` of `parts`: runs of packets, or lines, in turn.
 
 in_lines: the packets' data travel in lines that arrive whole (lines.py), or each packet for itself. The block counts
 its packets by `number`; of each 16 numbers of a line the last one is the tag's.
@@ -195,8 +195,8 @@ def packet_of(work, number):
         line = uint32(uint32(number >> PLACE_BITS) * uint32(work.parts) + uint32(work.part))
         place = uint32(number & (PLACES - 1))
         return work.packets if place == PLACES - 1 else int64(uint32(line * uint32(PLACES - 1) + place))
-    line = uint32(uint32(number >> LINE_BITS) * uint32(work.parts) + uint32(work.part))
-    return int64(uint32(line << uint32(LINE_BITS)) | uint32(number & (LINE - 1)))
+    run = uint32(uint32(number >> RUN_BITS) * uint32(work.parts) + uint32(work.part))
+    return int64(uint32(run << uint32(RUN_BITS)) | uint32(number & (RUN - 1)))
 
 
 @function
@@ -214,6 +214,6 @@ def is_due(lane, work, begun, number):
 
 @function
 def count_due(lane, work, begun):
-    """How many it has that are no lines', in whole lines of the cache (thread)."""
-    lines = divide_up(max(0, divide_up(work.packets, LINE) - work.part), work.parts)
-    return min(lane.shape.packets, (lines << LINE_BITS) - begun)
+    """How many it has that are no lines', in whole runs (thread)."""
+    runs = divide_up(max(0, divide_up(work.packets, RUN) - work.part), work.parts)
+    return min(lane.shape.packets, (runs << RUN_BITS) - begun)

@@ -16,7 +16,7 @@ __all__ = ["Communicator"]
 
 LANES = 128  # blocks of a kernel
 PACKETS = 1024  # of a lane and sender in one exchange: a vector of 4096 elements of 2 bytes
-LINE = 8  # packets in a line of the cache (device/communicator.py)
+RUN = 8  # packets that stand and are dealt together (device/communicator.py)
 MOST_ELEMENTS = (1 << 31) - 1  # kernels count packets in 32 bits
 PACKET = 8  # bytes
 LINE_BYTES = 64 << 10  # of a message from which on it travels in lines, where they arrive whole
@@ -46,8 +46,8 @@ class Communicator:
         self.team = team or pe.team
         self.choice = choose(pe, algorithm, self.team)
         agree(self.team.comm, "lanes and packets", (lanes, packets), "made communicators with")
-        if lanes < 1 or packets < LINE or packets % LINE:
-            raise InputError(f"{lanes} lanes of {packets} packets: at least 1, and a multiple of {LINE}")
+        if lanes < 1 or packets < RUN or packets % RUN:
+            raise InputError(f"{lanes} lanes of {packets} packets: at least 1, and a multiple of {RUN}")
         self._pe, self._freed = pe, False
         line_bytes = LINE_BYTES if pe.topology.of(self.team.pes).whole_lines else NEVER
         extent = Extent(lanes, packets, self.choice.put, MOST_HIDDEN // 8, line_bytes)
@@ -133,7 +133,7 @@ class Communicator:
             raise InputError(f"all_reduce_norm takes vectors of whole {PACKET} bytes, at multiples of {PACKET} bytes")
         rows = source.count // hidden
         arrays, nbytes = (source, target, added, scale), scale.nbytes if rows else 0
-        shared = self.team.size > ALONE_PES and self.lanes >= NORM_GRID and nbytes >= NORM_GRID * LINE * PACKET
+        shared = self.team.size > ALONE_PES and self.lanes >= NORM_GRID and nbytes >= NORM_GRID * RUN * PACKET
         if rows == 1 and shared:
             self._call("all_reduce_norm_vector", arrays, (hidden, float(eps)), nbytes, handle)
         else:

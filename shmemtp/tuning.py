@@ -15,7 +15,7 @@ __all__ = ["measure", "report", "run", "shapes"]
 SMALLEST = 1 << 10  # bytes of a message
 CALLS = 20  # of a timed part
 PACKET_BYTES = 8  # of data
-LINE = 8  # packets
+RUN = 8  # packets that a block is dealt together (device/communicator.py)
 GRIDS, BLOCKS = (16, 32, 64), (64, 128, 256, 384, 512)  # blocks, and their threads
 MOST_OF_A_THREAD, FEWEST_OF_A_THREAD = 8, 1 / 8  # packets, where there are enough
 
@@ -41,7 +41,7 @@ def shapes(nbytes: int, most: int, warp: int) -> set[tuple[int, int]]:
     if warp == 1:
         return {(1, 1), (most, 1)}
     packets = max(1, nbytes // PACKET_BYTES)
-    useful = min(most, max(1, packets // LINE))
+    useful = min(most, max(1, packets // RUN))
     grids = {min(grid, useful) for grid in (*GRIDS, most)}
     tried = {(grid, block): packets / (grid * block) for grid in grids for block in BLOCKS}
     most_each = max(MOST_OF_A_THREAD, min(tried.values()))
