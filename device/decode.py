@@ -31,10 +31,10 @@ from .matvec import column_parallel, multiply, product_of, row_parallel
 from .merge import merge_parts
 from .norm import embed, prefetch_norms, receive_hidden, start_residual
 from .projections import keep_logits, publish_activations, publish_heads, receive_between
-from .request import COUNT, REASON, RUNNING, STOP, Request, has_ended
+from .request import COUNT, REASON, RUNNING, STOP, STOP_INTERVAL, Request, has_ended
 from .residual import own_pairs, reduce_residual
 from .rope import load_rotation
-from .sample import Ballot, choose
+from .sample import Ballot, agree_to_stop, choose
 from .stream import STATE_FIELDS, Stream, close_stream, open_stream
 from .trace import ATTENDED, COLUMN_PARALLEL, HIDDEN, INPUT, PUBLISHED, RECEIVED, REDUCED, ROW_PARALLEL, mark
 
@@ -198,7 +198,7 @@ def decode(
         for layer in range(plan.layers):
             decode_layer(plan, stream, block, comm, small, cache, channels, layer, start + fed, step, limits)
             step += 1
-        wish = stop != 0
+        wish = False
         if wanted:
             token, wish, epoch = next_token(
                 plan, stream, block, comm, ballot, request, record, generated, start + fed, epoch, stop, limits
@@ -209,7 +209,10 @@ def decode(
                 store_release(progress, COUNT, generated + 1)
             generated += 1
         else:
-            token, wish = prompt[fed + 1], False
+            token = prompt[fed + 1]
+            if fed % STOP_INTERVAL == STOP_INTERVAL - 1:
+                wish = agree_to_stop(plan, comm, ballot, epoch, stop, limits)
+                epoch += 1
         fed += 1
         reason = has_ended(request, block, generated, token, wish, limits)
     close_stream(plan, stream)

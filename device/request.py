@@ -9,6 +9,7 @@ Request = namedtuple("Request", "prompt prompt_count start max_new stops tempera
 Request.__doc__ = """prompt: int64 token ids [prompt_count]. start: the first one's position. max_new: tokens to
 generate. stops: int64 token ids that end the request. temperature, top_p: float32. seed: int64."""
 STOP = 0  # control: the host wants the request to end
+STOP_INTERVAL = 32  # prompt tokens after which all ask whether it does
 COUNT, REASON = 0, 1  # progress: tokens generated so far, why the request ended
 RUNNING, LENGTH, STOP_TOKEN, STOPPED, EXPIRED = range(5)
 

@@ -159,6 +159,17 @@ def count_keys(plan, ballot, epoch, limits):
 
 
 @function
+def agree_to_stop(plan, comm, ballot, epoch, stop, limits):
+    """Whether PE 0's host wants to stop, the same on every block of every PE (block): a vote on no token.
+
+    stop: as `choose` takes it.
+    """
+    vote(plan, comm, ballot, epoch, uint32(0), uint32(stop), uint32(0), uint32(0))
+    _, _, _, wish = count_keys(plan, ballot, epoch, limits)
+    return wish
+
+
+@function
 def count_masses(plan, ballot, epoch, limits):
     """The sums of the votes' first two words as float32, in a fixed order (block)."""
     if plan.put:

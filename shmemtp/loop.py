@@ -117,7 +117,10 @@ class DecodeLoop:
                 time.sleep(PATIENCE_S)
 
     def stop(self):
-        """Asks the kernel to end after its next token. Only what PE 0 of the team asks counts, and reaches all PEs."""
+        """Asks the kernel to end after its next token, or the next 32 of the prompt.
+
+        Only what PE 0 of the team asks counts, and reaches all PEs.
+        """
         self._control.host[0] = 1
 
     def finish(self) -> str:

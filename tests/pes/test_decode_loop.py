@@ -98,6 +98,19 @@ def test_the_models_own_end_of_sequence_ends_a_request(pe):
     assert decode(llm, PROMPT, 12) == whole
 
 
+def test_a_stop_ends_a_prompt_before_its_first_token(pe, llm):
+    whole = decode(llm, PROMPT, 12)
+    for _ in range(5):  # a kernel may be through its prompt before a busy host has said stop
+        llm.loop.start([n % 100 for n in range(LONG)], 2)
+        llm.loop.stop()
+        answer = same_on_all(pe, list(llm.loop.tokens()))
+        assert llm.loop.finish() == "stopped" or answer
+        if not answer:
+            break
+    assert answer == []
+    assert decode(llm, PROMPT, 12) == whole
+
+
 @pytest.mark.parametrize("cut", [1, 7, 19])
 def test_a_later_request_goes_on_from_the_cache(pe, llm, cut):
     """A prompt in two requests: the same tokens and the same bits as in one."""
