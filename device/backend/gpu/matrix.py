@@ -93,7 +93,7 @@ def multiply_rows(rows, at, x, start, columns, low, sums, to):
 
 @function
 def _multiply_chunks(rows, row, x, vector, count, c, d):
-    """`count` chunks, all loads under way before the first mma; c and d in turn: an mma waits for the last one on it."""
+    """`count` chunks, all loads under way before the first mma; c and d take turns, for an mma waits for its sums."""
     w, v = local(ROW_WORDS, uint32), local(VECTOR_WORDS, uint32)
     for j in range(count):
         w[4 * j], w[4 * j + 1], w[4 * j + 2], w[4 * j + 3] = load_vector(rows, row + j * CHUNK)
