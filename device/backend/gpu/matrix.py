@@ -19,7 +19,7 @@ ROW_WORDS, VECTOR_WORDS = 4 * TOGETHER, 2 * TOGETHER  # of each lane
 
 
 @intrinsic
-def _mma_all(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
+def _mma(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
     """c += a b for 16 x 16 times 16 x 8."""
     result = types.UniTuple(float32, 4)
 
@@ -34,23 +34,12 @@ def _mma_all(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
     return result(*[uint32] * 6, *[float32] * 4), codegen
 
 
-@intrinsic
-def _mma(typingctx, a0, a2, b0, b1, c0, c1):
-    """c += a b for 16 x 16 times 16 x 8 of which only rows 0 to 7 of a, and of c, are used."""
-    result = types.UniTuple(float32, 2)
-
-    def codegen(context, builder, sig, args):
-        a0, a2, b0, b1, c0, c1 = args
-        zero, nothing = ir.Constant(I32, 0), ir.Constant(F32, 0)
-        shape = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
-        text = f"{shape} {{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9}}, {{$10,$11,$12,$13}};"
-        operands = [a0, zero, a2, zero, b0, b1, c0, c1, nothing, nothing]
-        kind = ir.FunctionType(ir.LiteralStructType([F32] * 4), [value.type for value in operands])
-        asm = ir.InlineAsm(kind, text, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", side_effect=False)
-        value = builder.call(asm, operands)
-        return context.make_tuple(builder, sig.return_type, [builder.extract_value(value, i) for i in range(2)])
-
-    return result(uint32, uint32, uint32, uint32, float32, float32), codegen
+@function
+def _mma_half(a0, a2, b0, b1, c0, c1):
+    """`_mma` of which only rows 0 to 7 of a, and of c, are used."""
+    nothing = float32(0)
+    c0, c1, _, _ = _mma(a0, uint32(0), a2, uint32(0), b0, b1, c0, c1, nothing, nothing)
+    return c0, c1
 
 
 @function
@@ -101,9 +90,9 @@ def _multiply_chunks(rows, row, x, vector, count, c, d):
     for j in range(count):
         i, k = 4 * j, 2 * j
         if j & 1 == 0:
-            c = _mma_all(w[i], w[i + 1], w[i + 2], w[i + 3], v[k], v[k + 1], c[0], c[1], c[2], c[3])
+            c = _mma(w[i], w[i + 1], w[i + 2], w[i + 3], v[k], v[k + 1], c[0], c[1], c[2], c[3])
         else:
-            d = _mma_all(w[i], w[i + 1], w[i + 2], w[i + 3], v[k], v[k + 1], d[0], d[1], d[2], d[3])
+            d = _mma(w[i], w[i + 1], w[i + 2], w[i + 3], v[k], v[k + 1], d[0], d[1], d[2], d[3])
     return c, d
 
 
@@ -119,8 +108,8 @@ def score_keys(queries, heads, keys, at, head_dim, scores, to, stride):
             w, v = (zero, zero, zero, zero), (zero, zero, zero, zero)
             if i < head_dim:
                 w, v = load_vector(keys, at + group * head_dim + i), load_vector(queries, row + i)
-            c0, c1 = _mma(v[0], v[1], w[0], w[1], c0, c1)
-            c0, c1 = _mma(v[2], v[3], w[2], w[3], c0, c1)
+            c0, c1 = _mma_half(v[0], v[1], w[0], w[1], c0, c1)
+            c0, c1 = _mma_half(v[2], v[3], w[2], w[3], c0, c1)
         if first + group < heads:
             n = to + (first + group) * stride + 2 * (lane_index() & 3)
             scores[n] = c0
@@ -136,7 +125,7 @@ def weigh_values(weights, heads, stride, values, at, step, granules, head_dim, d
         for n in range(granules):
             w = load_pair(values, at + n * step + (dimension + group) * 16 + position)
             v = load_pair(weights, row + n * 16 + position)
-            c0, c1 = _mma(v[0], v[1], w[0], w[1], c0, c1)
+            c0, c1 = _mma_half(v[0], v[1], w[0], w[1], c0, c1)
         if first + group < heads:
             d = (first + group) * head_dim + dimension + 2 * (lane_index() & 3)
             result[d] = c0
