@@ -27,7 +27,7 @@ from .backend import (
     uint64,
 )
 from .communicator import limits_of
-from .matvec import column_parallel, multiply, product_of, row_parallel
+from .matvec import column_parallel, multiply, pairs_of, product_of, row_parallel
 from .merge import merge_parts
 from .norm import embed, prefetch_norms, receive_hidden, start_residual
 from .projections import keep_logits, publish_activations, publish_heads, receive_between
@@ -41,19 +41,23 @@ from .trace import ATTENDED, COLUMN_PARALLEL, HIDDEN, INPUT, PUBLISHED, RECEIVED
 Block = namedtuple("Block", "x_words x partial logits scratch residual sums flags trace")
 Block.__doc__ = """A block's shared memory beside the stream's ring.
 
-x: uint16 bf16, the current product's input (x_words: the same as uint32). partial: float32 [tiles, 2], a product's
-sums. logits: float32. scratch: attention's, which partial's memory also serves. residual: float32 [hidden_local, 2],
-the block's pairs of the hidden state. sums: float32 [warps]. flags: int64 [2]. trace: device memory of trace.py.
+x: uint16 bf16, the current product's input (x_words: the same as uint32). partial: float32 [tiles, TILE_ROWS], a
+product's sums. logits: float32. scratch: attention's, in the same memory as partial. residual: float32
+[hidden_local, 2], the block's pairs of the hidden state. sums: float32 [warps]. flags: int64 [2]. trace: device memory
+of trace.py.
 """
-Weights = namedtuple("Weights", "embedding norms biases")
-Weights.__doc__ = """What is not streamed. embedding: uint32 bf16 pairs [total_vocab, hidden / 2]. norms: float32
+Resident = namedtuple("Resident", "embedding norms biases")
+Resident.__doc__ = """What is not streamed. embedding: uint32 bf16 pairs [total_vocab, hidden / 2]. norms: float32
 [2 * layers + 1, hidden]. biases: float32 [layers, qkv rows]."""
 STEP_EPOCH, VOTE_EPOCH = 0, 1  # epochs: the next layer's and the next vote's number, carried from launch to launch
 
 
 @function
-def decode_layer(plan, stream, block, comm, weights, cache, channels, layer, position, step, limits):
+def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits):
     """One transformer layer of one token; x and sums hold its normalised input (block).
+
+    step: how many layers of how many tokens came before, since the memory was made: the tag of this one's packets.
+    channels: words by which this PE's blocks tell each other. limits: of every wait.
 
     Attention and MLP have one shape: a column-parallel product, what its rows become, a row-parallel product, and its
     sum over the PEs. They are one loop so that they share their code: a layer's must fit the instruction cache.
@@ -65,9 +69,9 @@ def decode_layer(plan, stream, block, comm, weights, cache, channels, layer, pos
         multiply(plan, stream, block.x, block.partial, column_parallel(plan, attention))
         sync_block()
         mark(plan, block.trace, layer, half, COLUMN_PARALLEL)
-        prefetch_norms(plan, weights.norms, 2 * layer + half + 1)
+        prefetch_norms(plan, resident.norms, 2 * layer + half + 1)
         if attention:
-            publish_heads(plan, channels, block.partial, block.sums, weights.biases, layer, step)
+            publish_heads(plan, channels, block.partial, block.sums, resident.biases, layer, step)
             sync_block()
             attend(plan, cache, channels, block.scratch, layer, position, step, limits)
             mark(plan, block.trace, layer, half, ATTENDED)
@@ -88,18 +92,27 @@ def decode_layer(plan, stream, block, comm, weights, cache, channels, layer, pos
             prefetch_cache(plan, cache, layer + 1 if layer + 1 < plan.layers else 0, position + 1)
         mark(plan, block.trace, layer, half, REDUCED)
         row = 2 * layer + half + 1
-        receive_hidden(plan, channels, weights.norms, row, epoch, block.x_words, block.sums, limits)
+        receive_hidden(plan, channels, resident.norms, row, epoch, block.x_words, block.sums, limits)
         mark(plan, block.trace, layer, half, HIDDEN)
 
 
 @function
 def next_token(plan, stream, block, comm, ballot, request, record, generated, position, epoch, stop, limits):
-    """lm_head and the choice of the next token (block); returns it, the wish to stop and the next vote's epoch."""
-    sync_block()
-    product = product_of(plan.lm_head_tiles, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
-    multiply(plan, stream, block.x, block.partial, product)
-    sync_block()
-    keep_logits(plan, block.partial, block.sums, comm.rank, block.logits, record, generated * plan.vocab)
+    """lm_head and the choice of the next token (block); returns it, the wish to stop and the next vote's epoch.
+
+    lm_head has many more rows than a layer's products: it is multiplied in turns, as `partial` has room for.
+    """
+    begun = 0
+    while begun < plan.lm_head_tiles:
+        tiles = min(plan.lm_head_turn, plan.lm_head_tiles - begun)
+        first, pairs = pairs_of(begun, plan.lm_head_splits), pairs_of(tiles, plan.lm_head_splits)
+        sync_block()
+        product = product_of(tiles, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
+        multiply(plan, stream, block.x, block.partial, product)
+        sync_block()
+        at = generated * plan.vocab
+        keep_logits(plan, block.partial, first, pairs, block.sums, comm.rank, block.logits, record, at)
+        begun += tiles
     sync_block()
     first_token = comm.rank * plan.vocab + block_index() * plan.lm_head_rows
     return choose(plan, comm, ballot, block.logits, first_token, request, position, epoch, stop, limits)
@@ -139,7 +152,7 @@ def decode(
 ):
     """Decodes one request; launched by DecodeLoop (shmemtp/loop.py).
 
-    weights: uint16, the stream. embedding, norms, biases: see Weights. head_norms: float32 [layers, 2, head_dim], of
+    weights: uint16, the stream. embedding, norms, biases: see Resident. head_norms: float32 [layers, 2, head_dim], of
     queries and keys. rope: float32 [positions, head_dim / 2, cosine and sine]. keys, values: see attention.Cache.
     channels: uint32, what this PE's blocks tell each other (`plan.channel_*`). votes and what belongs to them: see
     Ballot. prompt to seed: see Request. Mapped, for the host: control (written by it), progress, tokens and times (of
@@ -149,7 +162,7 @@ def decode(
     request = Request(prompt, prompt_count, start, max_new, stops, temperature, top_p, seed)
     limits = limits_of(comm)
     cache = Cache(keys, values, head_norms)
-    small = Weights(embedding, norms, biases)
+    resident = Resident(embedding, norms, biases)
     stream = Stream(
         local(STATE_FIELDS, uint32),
         shared(plan.shared_ring, plan.warps * plan.depth * plan.stage_elements, uint16),
@@ -196,7 +209,7 @@ def decode(
         load_rotation(plan, rope, start + fed, block.scratch.rotation)
         start_residual(plan, embedding, token, block_index() * plan.hidden_local, own_pairs(plan), block.residual)
         for layer in range(plan.layers):
-            decode_layer(plan, stream, block, comm, small, cache, channels, layer, start + fed, step, limits)
+            decode_layer(plan, stream, block, comm, resident, cache, channels, layer, start + fed, step, limits)
             step += 1
         wish = False
         if wanted:

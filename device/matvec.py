@@ -56,6 +56,12 @@ def multiply(plan, stream, x, partial, product):
 
 
 @function
+def pairs_of(tiles, splits):
+    """How many row pairs so many tiles are (thread)."""
+    return tiles // splits * (TILE_ROWS // 2)
+
+
+@function
 def row_pair(partial, pair, splits, most):
     """The two rows' products of the block's pair number `pair`, the sums of `splits` tiles, at most `most` (thread).
 

@@ -75,15 +75,18 @@ def receive_between(plan, channels, attention, step, x, limits):
 
 
 @function
-def keep_logits(plan, partial, sums, rank, logits, record, at):
-    """The block's logits into shared memory, LOWEST where the vocabulary is padded, and into `record` from `at` on.
+def keep_logits(plan, partial, first, pairs, sums, rank, logits, record, at):
+    """The logits of the block's pairs from `first` on, `pairs` of them, into shared memory and `record` from `at` on.
 
-    logits: float32 [2 * lm_head_local]. record: float32 in device memory, [tokens, vocab]; empty where nobody asked.
+    partial: of these pairs alone. logits: float32 [lm_head_rows], LOWEST where the vocabulary is padded. record:
+    float32 in device memory, [tokens, vocab]; empty where nobody asked.
     """
     factor = scale(plan, sums)
-    for number in range(thread_index(), plan.lm_head_local, plan.block):
-        upper, lower = row_pair(partial, number, plan.lm_head_splits, plan.lm_head_splits)
-        row = 2 * (block_index() * plan.lm_head_local + number)
+    turn = thread_index()
+    while turn < pairs:
+        number = first + turn
+        upper, lower = row_pair(partial, turn, plan.lm_head_splits, plan.lm_head_splits)
+        row = block_index() * plan.lm_head_rows + 2 * number
         for half in range(2):
             value = (upper if half == 0 else lower) * factor
             if row + half < plan.vocab and rank * plan.vocab + row + half < plan.total_vocab:
@@ -92,3 +95,4 @@ def keep_logits(plan, partial, sums, rank, logits, record, at):
                     record[at + row + half] = value
             else:
                 logits[2 * number + half] = float32(LOWEST)
+        turn += plan.block

@@ -40,8 +40,8 @@ memory. first_wanted: the number of the first pass that wants a next token and s
 STAGE, PARITY, TILE, FETCH_TILE, FETCH_TILES, FETCH_SIZE, FETCH_AT, FETCH_PRODUCT, FETCH_LAYER, FETCH_PASS = range(10)
 STATE_FIELDS = 10
 LM_HEAD = 4
-TILE_ROWS = 4
-UNIT = TILE_ROWS * 64  # elements: every tile has a multiple
+TILE_ROWS = 4  # this and the columns, of which a tile has a multiple, are shmemtp/product.py's too
+UNIT = TILE_ROWS * 64  # elements
 
 
 @function

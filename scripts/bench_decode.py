@@ -30,7 +30,7 @@ def parse(argv):
     parser.add_argument("--algorithm", choices=("auto", "one-shot", "one-shot-put"), default="auto")
     parser.add_argument("--backend", choices=("auto", "gpu", "emulator"), default="auto")
     parser.add_argument("--block", type=int, help="threads of a block")
-    parser.add_argument("--max-tile-columns", type=int, help="columns of a weight tile at most")
+    parser.add_argument("--max-tile-columns", type=int, help="columns of a weight tile at most, a multiple of 64")
     parser.add_argument("--trace", action="store_true", help="print where a layer's time goes (a little slower)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     return parser.parse_args(argv)

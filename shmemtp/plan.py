@@ -91,12 +91,12 @@ class Plan:
     @cached_property
     def _small_regions(self) -> dict[str, int]:
         """Bytes of each region of a block's shared memory beside the ring. Attention's scratch shares partial's."""
-        products = self.layout.products
-        partial = max(TILE_ROWS * p.tiles_per_block for p in products)
+        lm_head = self.layout.lm_head
+        tiles = max(lm_head.splits, *(product.tiles_per_block for product in self.layout.products[:4]))
         return {
             "x": 2 * self.x_elements,
-            "partial": max(4 * partial, sum(self._scratch.values())),
-            "logits": 8 * self.layout.lm_head.pairs_per_block,
+            "partial": max(4 * TILE_ROWS * tiles, sum(self._scratch.values())),
+            "logits": 8 * lm_head.pairs_per_block,
             "residual": 8 * self.layout.o.pairs_per_block,
             "sums": 4 * self.warps,
             "flags": 16,
@@ -106,8 +106,14 @@ class Plan:
         }
 
     @property
+    def turn_tiles(self) -> int:
+        """Tiles of lm_head multiplied before their sums become logits: whole rows, as `partial` has room for."""
+        row = self.layout.lm_head.splits
+        return self._small_regions["partial"] // (4 * TILE_ROWS * row) * row
+
+    @property
     def stage_elements(self) -> int:
-        return round_up(max(p.tile_elements for p in self.layout.products), LINE // 2)
+        return max(product.tile_elements for product in self.layout.products)
 
     @cached_property
     def depth(self) -> int:
@@ -186,26 +192,23 @@ class Plan:
             attention_pairs=shape.heads * half,
             attention_local=ceil_div(shape.heads * half, self.grid),
             layer_elements=layout.layer_elements,
-            lm_head_start=layout.lm_head_offset,
+            qkv_pairs=layout.qkv.pairs,
+            qkv_local=layout.qkv.pairs_per_block,
+            gate_up_local=layout.gate_up.pairs_per_block,
+            o_start=layout.offsets[1],
+            gate_up_start=layout.offsets[2],
+            down_start=layout.offsets[3],
             lm_head_rows=2 * layout.lm_head.pairs_per_block,
+            lm_head_turn=self.turn_tiles,
             x_elements=self.x_elements,
             low_terms=self.low_terms,
             row_splits=max(layout.o.splits, layout.down.splits),
             partial_count=self._small_regions["partial"] // 4,
         )
-        first = 0
-        for name, product, start in zip(
-            ("qkv", "o", "gate_up", "down", "lm_head"), layout.products, (*layout.offsets, 0), strict=True
-        ):
-            values[f"{name}_pairs"] = product.pairs
-            values[f"{name}_local"] = product.pairs_per_block
+        for name, product in zip(("qkv", "o", "gate_up", "down", "lm_head"), layout.products, strict=True):
             values[f"{name}_tiles"] = product.tiles_per_block
             values[f"{name}_splits"] = product.splits
             values[f"{name}_columns"] = product.tile_columns
-            if name != "lm_head":
-                values[f"{name}_first"], values[f"{name}_start"] = first, start
-                first += product.tiles_per_block
-        values["layer_tiles"] = first
         values.update({f"shared_{name}": at for name, at in self.shared.items()})
         values.update({f"channel_{name}": at for name, at in self.channels.items()})
         return values
@@ -232,8 +235,8 @@ def make_plan(
 def _grid(shape: ModelShape, multiprocessors: int, max_tile_columns: int) -> int:
     """Blocks: one a multiprocessor or some fewer, whichever pads the weights least.
 
-    Every block must own a pair of the hidden state: the channels' slots are safe to use again because every block takes
-    part in every exchange of it.
+    Every block must own a tile's rows of the hidden state: the channels' slots are safe to use again because every
+    block takes part in every exchange of it.
     """
     quads = ceil_div(shape.hidden, TILE_ROWS)
     most = min(multiprocessors, quads)

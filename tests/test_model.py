@@ -8,6 +8,7 @@ from reference import Reference, rotate
 from shmemtp.config import load_config, rope_table
 from shmemtp.errors import CheckpointError, InputError
 from shmemtp.model import Layout, Product, load, model_shape, pack, product, unpack
+from shmemtp.plan import make_plan
 from shmemtp.weights import Checkpoint, from_bfloat16
 
 IDS = np.random.default_rng(7).integers(0, 97, 40).tolist()
@@ -218,6 +219,24 @@ def test_shape_of_llama_70b_on_8_pes():
     assert layout.down == Product(pairs=4096, columns=3584, splits=2, tile_columns=1792, grid=128)
     true = 80 * (1280 * 8192 + 8192 * 1024 + 3 * 3584 * 8192) + 16032 * 8192
     assert 1 <= layout.elements / true < 1.05
+
+
+@pytest.mark.parametrize(
+    ("name", "tp", "depth"),
+    [
+        ("llama-3.1-8b", 1, 2),
+        ("llama-3.1-8b", 2, 3),
+        ("llama-3.1-8b", 8, 3),
+        ("llama-3.1-70b", 1, 2),
+        ("llama-3.1-70b", 8, 2),
+    ],
+)
+def test_an_h200_has_room_for_so_many_stages_of_the_ring(name, tp, depth):
+    """What else stands in shared memory must not push a stage out, 64 KiB of the weights in flight."""
+    plan = make_plan(
+        model_shape(load_config(name), tp), 4096, multiprocessors=132, shared_limit=227 << 10, block=512, warp=32
+    )
+    assert plan.depth == depth
 
 
 def test_product_takes_the_fewest_equal_splits():

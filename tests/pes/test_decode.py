@@ -89,6 +89,16 @@ def test_shapes_that_fit_nothing(pe):
     assert_like_reference(model(pe, folder, record_logits=COUNT), folder, [token % 17 for token in PROMPT], COUNT)
 
 
+def test_rows_of_several_tiles(pe):
+    """Rows of o and of down are cut into other numbers of tiles; lm_head is multiplied in turns, the last one short."""
+    folder = checkpoint(pe, "split", hidden_size=136, intermediate_size=400, vocab_size=2002 * pe.size)
+    llm = model(pe, folder, record_logits=COUNT, max_tile_columns=64, multiprocessors=1)
+    layout = llm.plan.layout
+    assert layout.qkv.splits == 3 and 1 < layout.down.splits != layout.o.splits
+    assert 0 < layout.lm_head.tiles_per_block % llm.plan.turn_tiles < layout.lm_head.tiles_per_block
+    assert_like_reference(llm, folder, PROMPT, COUNT)
+
+
 def test_the_files_format_does_not_matter(pe):
     """The same numbers as bf16, fp16 and fp32, in one file or several."""
     logits = []
