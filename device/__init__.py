@@ -72,7 +72,7 @@ from .backend import (
     weigh_values,
 )
 from .broadcast import broadcast_block, broadcast_grid
-from .communicator import Communicator, open_lane
+from .communicator import Communicator, limits_of, open_lane
 from .element import BFLOAT16, FLOAT16, FLOAT32, INT32
 from .grid import barrier_all_block, barrier_all_grid, sync_grid
 from .reduce_scatter import reduce_scatter_block, reduce_scatter_grid

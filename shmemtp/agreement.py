@@ -82,7 +82,8 @@ def _message(error):
         return "interrupted"
     if isinstance(error, ShmemtpError):
         return str(error)
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]} (SHMEMTP_DEBUG=1 shows where)"
+    where = "" if os.environ.get("SHMEMTP_DEBUG") == "1" else " (SHMEMTP_DEBUG=1 shows where)"
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}{where}"
 
 
 def report(error: BaseException, pe: int | None = None):

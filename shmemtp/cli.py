@@ -96,13 +96,15 @@ def _add_generate(commands):
     prompt.add_argument("--prompt", metavar="TEXT")
     prompt.add_argument("--prompt-ids", metavar="1,2,3", type=_token_ids, help="the prompt as token ids")
     add("--max-new-tokens", metavar="N", type=_number(int, 1), default=64)
-    add("--max-context", metavar="N", type=_number(int, 1), help="tokens of prompt and answer that there is room for")
+    room = "tokens of prompt and answer that there is room for; 4096 by default, fewer if the model has"
+    add("--max-context", metavar="N", type=_number(int, 1), help=room)
     add("--load-format", choices=("auto", "dummy"), default="auto", help="dummy: random weights, no checkpoint read")
     add("--temperature", metavar="T", type=_number(float, 0.0), default=0.0, help="0, the default: the likeliest token")
     add("--top-p", metavar="P", type=_number(float, 0.0, 1.0), default=1.0)
     add("--seed", metavar="N", type=_number(int, 0, 2**63 - 1), default=0)
     add("--ignore-eos", action="store_true", help="go on after a stop token, to --max-new-tokens")
-    add("--algorithm", choices=ONE_SHOT, default="auto", help="how PEs add partial sums; put needs no P2P reach")
+    how = "how PEs add partial sums: by packets, which need P2P reach, or by NVSHMEM's put_signal"
+    add("--algorithm", choices=ONE_SHOT, default="auto", help=how)
     add("--format", choices=("text", "json"), default="text")
     _add_job(parser)
     parser.set_defaults(run=_collective("generate"))

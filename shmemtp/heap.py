@@ -150,7 +150,8 @@ def _agree_on_size(comm, shape, dtype):
             raise ValueError("lengths must not be negative, elements must be plain numbers")
         wish, problem = _spell(shape, dtype), None
     except (TypeError, ValueError) as error:
-        wish, problem = f"{shape} {dtype}", error
+        hint = "; kernels and NumPy take it as uint16, its bits" if str(dtype) == "bfloat16" else ""
+        wish, problem = f"{shape} {dtype}", f"{error}{hint}"
     try:
         agree(comm, "symmetric arrays", wish)
     except InputError as error:

@@ -76,6 +76,9 @@ def wait_for(launch, watchdog):
 
 def _value(arg):
     """What the backend takes for an argument of `PE.run`."""
+    if isinstance(arg, (np.ndarray, list, dict, str)):
+        what = f"a {type(arg).__name__} is no argument of a kernel"
+        raise InputError(f"{what}: pe.array, pe.device.array and pe.device.table make arrays that are")
     return np.float32(arg) if isinstance(arg, float) else getattr(arg, "argument", arg)
 
 

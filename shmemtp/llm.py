@@ -52,7 +52,7 @@ class LLM:
     algorithm : how PEs add partial sums: "one-shot" (packets, which need P2P reach), "one-shot-put" (NVSHMEM's
         put_signal) or "auto"; see `shmemtp.algorithm.choose`.
     plan_options : of `make_plan`, for tests and tuning: block, warp, multiprocessors (the most blocks),
-        max_tile_columns.
+        max_tile_columns, a multiple of 64.
     """
 
     def __init__(
@@ -135,6 +135,8 @@ class LLM:
             raise InputError(
                 f"the prompt of {len(generation.prompt_ids)} tokens does not fit the context of {self.plan.max_context}"
             )
+        if max_new_tokens > room:
+            LOG.warning("of %d new tokens %d fit the context of %d", max_new_tokens, room, self.plan.max_context)
         self.loop.start(
             generation.prompt_ids, min(max_new_tokens, room), 0, temperature, top_p, seed, [s for s in stops if s >= 0]
         )
@@ -182,6 +184,6 @@ def _make_plan(shape, context, pe, put, options) -> Plan:
         block=512 if gpu else 1,
         warp=device.warp_size if gpu else 1,
         multiprocessors=device.multiprocessors if gpu else 1,
-        max_tile_columns=512,
+        max_tile_columns=512 if gpu else 2048,  # one block has all sums of a product in its shared memory there
     )
     return make_plan(shape, context, shared_limit=device.shared_bytes, put=put, **{**usual, **options})

@@ -31,6 +31,10 @@ def _visible_gpus():
 NAME = _choice()
 
 if NAME == "gpu":
+    try:
+        import numba_cuda  # noqa: F401 (numba has a numba.cuda of its own, too old for this)
+    except ImportError as error:
+        raise ShmemtpError(f"the gpu backend needs numba-cuda ({error}): pip install '.[gpu]'") from None
     from .gpu.bits import *
     from .gpu.host import *
     from .gpu.lines import *

@@ -21,6 +21,7 @@ from .buffers import LINE, Array, aligned
 from .cache import KernelCache
 
 log = logging.getLogger("shmemtp")
+MOST_THREADS = 1024  # of a block, on GPUs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,8 @@ def _argument(value):
     if isinstance(value, tuple):
         fields = map(_argument, value)
         return tuple(fields) if type(value) is tuple else type(value)(*fields)
+    if isinstance(value, Array) and value.dtype == np.float16:
+        raise ShmemtpError("kernels of the emulator take float16 arrays as uint16, their bits")
     return value.array if isinstance(value, Array) else value
 
 
@@ -192,7 +195,8 @@ class _BlockMemory:
 
 def check_shape(grid, block, warp, shared_bytes, most_shared):
     """Raises if no launch can have this shape."""
-    if grid < 1 or block < 1 or not 1 <= warp <= 32 or block % warp:
-        raise ShmemtpError(f"no such launch: grid {grid}, block {block}, warp {warp} (1 to 32, and it divides block)")
+    if grid < 1 or not 1 <= block <= MOST_THREADS or not 1 <= warp <= 32 or block % warp:
+        rule = f"a block has 1 to {MOST_THREADS} threads, a warp 1 to 32, and it divides the block"
+        raise ShmemtpError(f"no such launch: grid {grid}, block {block}, warp {warp} ({rule})")
     if shared_bytes > most_shared:
         raise ShmemtpError(f"a block has at most {most_shared} bytes of shared memory; this launch asks {shared_bytes}")
