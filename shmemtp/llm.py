@@ -136,7 +136,7 @@ class LLM:
                 f"the prompt of {len(generation.prompt_ids)} tokens does not fit the context of {self.plan.max_context}"
             )
         if max_new_tokens > room:
-            LOG.warning("of %d new tokens %d fit the context of %d", max_new_tokens, room, self.plan.max_context)
+            LOG.info("of %d new tokens %d fit the context of %d", max_new_tokens, room, self.plan.max_context)
         self.loop.start(
             generation.prompt_ids, min(max_new_tokens, room), 0, temperature, top_p, seed, [s for s in stops if s >= 0]
         )

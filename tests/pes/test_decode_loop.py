@@ -142,6 +142,14 @@ def test_leaving_a_stream_ends_its_request(pe, llm):
     assert decode(llm, PROMPT, 12) == whole
 
 
+def test_more_tokens_than_fit_the_context_are_told(pe, caplog):
+    llm = model(pe, checkpoint(pe, "llama"), max_context=len(PROMPT) + 3)
+    with caplog.at_level("INFO", "shmemtp"):
+        generation = llm.generate(PROMPT, max_new_tokens=50, stop_tokens=())
+    assert len(generation.token_ids) == 3
+    assert f"of 50 new tokens 3 fit the context of {len(PROMPT) + 3}" in caplog.text
+
+
 def test_an_error_in_the_loop_of_a_stream_ends_its_request(pe, llm):
     with pytest.raises(KeyError):
         for _ in llm.stream(PROMPT, max_new_tokens=LONG, stop_tokens=()):

@@ -125,12 +125,18 @@ def test_shared_memory_ends_where_the_launch_says(run, offset, count, fits):
         (1, 6, 4, 0, "warp 4"),
         (1, 64, 64, 0, "warp 64"),
         (1, 1, 1, 1 << 20, "shared memory"),
+        (1, 2048, 1, 0, "1 to 1024 threads"),
     ],
 )
 def test_launches_that_cannot_be(device, grid, block, warp, shared_bytes, message):
     flags = device.array(2, np.int64)
     with pytest.raises(ShmemtpError, match=message):
         device.launch(spin, grid, block, (flags,), shared_bytes=shared_bytes, warp=warp)
+
+
+def test_float16_is_taken_as_its_bits(device):
+    with pytest.raises(ShmemtpError, match="float16 arrays as uint16"):
+        device.compile(spin, (device.array(2, np.float16),))
 
 
 def test_arguments_of_other_types_than_compiled_for(device):

@@ -161,3 +161,8 @@ def test_cupy_and_jax_share_the_memory(pe, library):
         shared = module.from_dlpack(array)
         assert np.asarray(shared.get() if library == "cupy" else shared).tolist() == [[1, 2, 3]] * 2
         del shared
+
+
+def test_bfloat16_is_asked_for_as_its_bits(pe):
+    with pytest.raises(InputError, match="bfloat16.*take it as uint16"):
+        pe.array(4, "bfloat16")

@@ -9,6 +9,7 @@ import pytest
 
 import shmemtp
 from shmemtp.agreement import Agreement, PeerFailed, exit_code, failures_of, name_pes
+from shmemtp.device import kernel
 from shmemtp.device.backend import NAME
 from shmemtp.device.watch import COLLECTIVE, GRID
 from shmemtp.errors import InputError, ShmemtpError, TimeoutError_
@@ -181,3 +182,14 @@ def test_an_expired_wait_names_the_pes_of_a_team(pe):
 
     with pytest.raises(TimeoutError_, match="^PE 6: decode waited 10.0 s for .* from PE 4 "):
         raise_if_expired(np.array([10**10, 1, 1, COLLECTIVE, 0, 0, 1, 0]), Pair)
+
+
+@kernel
+def nothing(argument):
+    pass
+
+
+@pytest.mark.parametrize(("argument", "told"), [(np.zeros(3), "a ndarray is no"), ([1, 2], "a list is no")])
+def test_what_is_no_argument_of_a_kernel(pe, argument, told):
+    with pytest.raises(InputError, match=f"{told} argument of a kernel: pe.array"):
+        pe.run(nothing, 1, pe.device.warp_size, argument)
