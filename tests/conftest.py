@@ -1,6 +1,9 @@
-"""What every test of the project shares: tables that tests add to pytest's closing summary."""
+"""What every test of the project shares: tables that tests add to pytest's closing summary, and the command line."""
+
+import functools
 
 import pytest
+from commands import start
 
 _TABLES = pytest.StashKey[list]()
 
@@ -10,6 +13,12 @@ def add_table(request):
     """add_table(title, heads, rows): shown when all tests have run, whether they passed or not."""
     tables = request.config.stash.setdefault(_TABLES, [])
     return lambda *table: tables.append(table)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(*arguments, pes=0, program=PROGRAM, **environment): see `commands.start`."""
+    return functools.partial(start, tmp_path)
 
 
 def pytest_terminal_summary(terminalreporter, config):
