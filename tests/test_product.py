@@ -1,0 +1,72 @@
+"""How matrices are cut into tiles, and what of them fits a block."""
+
+import numpy as np
+import pytest
+
+from shmemtp.config import load_config
+from shmemtp.model import Layout, Product, model_shape, pack, product, unpack
+from shmemtp.plan import make_plan
+
+
+def test_shape_of_llama_70b_on_8_pes():
+    shape = model_shape(load_config("llama-3.1-70b"), 8)
+    assert (shape.hidden, shape.heads, shape.kv_heads, shape.group) == (8192, 8, 1, 8)
+    assert (shape.intermediate, shape.vocab, shape.total_vocab, shape.qkv_rows) == (3584, 16032, 128256, 1280)
+    layout = Layout(shape, 128, 2048)
+    assert layout.down == Product(pairs=4096, columns=3584, splits=2, tile_columns=1792, grid=128)
+    true = 80 * (1280 * 8192 + 8192 * 1024 + 3 * 3584 * 8192) + 16032 * 8192
+    assert 1 <= layout.elements / true < 1.05
+
+
+@pytest.mark.parametrize(
+    ("name", "tp", "depth"),
+    [
+        ("llama-3.1-8b", 1, 2),
+        ("llama-3.1-8b", 2, 3),
+        ("llama-3.1-8b", 8, 3),
+        ("llama-3.1-70b", 1, 2),
+        ("llama-3.1-70b", 8, 2),
+    ],
+)
+def test_an_h200_has_room_for_so_many_stages_of_the_ring(name, tp, depth):
+    """What else stands in shared memory must not push a stage out, 64 KiB of the weights in flight."""
+    plan = make_plan(
+        model_shape(load_config(name), tp), 4096, multiprocessors=132, shared_limit=227 << 10, block=512, warp=32
+    )
+    assert plan.depth == depth
+
+
+def test_product_takes_the_fewest_equal_splits():
+    cut = product(pairs=10, columns=700, grid=4, max_tile_columns=320)
+    assert cut == Product(pairs=10, columns=768, splits=3, tile_columns=256, grid=4)
+    assert (cut.pairs_per_block, cut.tiles_per_block, cut.tile_elements, cut.elements) == (4, 6, 1024, 24576)
+    assert product(10, 700, 4, 704) == Product(10, 704, 1, 704, 4)
+    for wrong in (0, 8, 100):
+        with pytest.raises(ValueError, match="multiple of 64"):
+            product(10, 100, 4, wrong)
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 8, 13])
+@pytest.mark.parametrize("columns", [8, 72, 197])
+@pytest.mark.parametrize(("grid", "max_tile_columns"), [(1, 64), (4, 64), (5, 192), (16, 128)])
+def test_pack(pairs, columns, grid, max_tile_columns):
+    cut = product(pairs, columns, grid, max_tile_columns)
+    assert cut.pairs_per_block % 2 == 0 and cut.pairs_per_block * grid >= pairs
+    matrix = np.random.default_rng(0).integers(1, 1 << 16, (pairs, 2, columns)).astype(np.uint16)
+    flat = pack(matrix, cut)
+    assert flat.shape == (cut.elements,)
+    padded = np.zeros((cut.pairs_per_block * grid, 2, cut.columns), np.uint16)
+    padded[:pairs, :, :columns] = matrix
+    for pair in range(len(padded)):
+        for split in range(cut.splits):
+            block, local = divmod(pair, cut.pairs_per_block)
+            start = ((local // 2 * cut.splits + split) * grid + block) * cut.tile_elements
+            tile = flat[start : start + cut.tile_elements].reshape(2, 2, cut.tile_columns)
+            at = slice(split * cut.tile_columns, (split + 1) * cut.tile_columns)
+            np.testing.assert_array_equal(tile[local % 2], padded[pair, :, at])
+    np.testing.assert_array_equal(unpack(flat, cut), padded[:pairs])
+
+
+def test_pack_refuses_another_matrix():
+    with pytest.raises(ValueError, match=r"shape \[4, 2, 8\] does not fit Product"):
+        pack(np.zeros((4, 2, 8), np.uint16), product(5, 8, 1, 64))
