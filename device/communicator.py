@@ -214,6 +214,6 @@ def is_due(lane, work, begun, number):
 
 @function
 def count_due(lane, work, begun):
-    """How many it has that are no lines', in whole runs (thread)."""
+    """How many packets, in whole runs and without lines, the block sends in an exchange from `begun` on (thread)."""
     runs = divide_up(max(0, divide_up(work.packets, RUN) - work.part), work.parts)
     return min(lane.shape.packets, (runs << RUN_BITS) - begun)

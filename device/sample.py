@@ -2,7 +2,8 @@
 
 lm_head is vocabulary-parallel: each block has the logits of its rows. Every block votes by packets to every block of
 every PE, all count the same votes in the same order, and so all reach the same token with one hop and no leader. Only a
-host's wish to stop is one PE's to tell: it travels in the vote of block 0 of PE 0.
+host's wish to stop is one PE's to tell: it travels in the vote of block 0 of PE 0. In a prompt, which has no token to
+choose, all vote now and then on that alone.
 
 Greedy takes the highest logit. A temperature samples the softmax by the Gumbel-max trick (argmax of logit / temperature
 plus Gumbel noise; Maddison et al., 2014) from a generator keyed by seed, position and token. top_p rejects: a token
@@ -162,9 +163,11 @@ def count_keys(plan, ballot, epoch, limits):
 def agree_to_stop(plan, comm, ballot, epoch, stop, limits):
     """Whether PE 0's host wants to stop, the same on every block of every PE (block): a vote on no token.
 
-    stop: as `choose` takes it.
+    stop: as `choose` takes it. The threads of the block that speaks have each read the host, maybe at different times:
+    what one of them has seen is the block's word.
     """
-    vote(plan, comm, ballot, epoch, uint32(0), uint32(stop), uint32(0), uint32(0))
+    word = block_max_key(plan, ballot, uint64(stop))
+    vote(plan, comm, ballot, epoch, uint32(0), uint32(word), uint32(0), uint32(0))
     _, _, _, wish = count_keys(plan, ballot, epoch, limits)
     return wish
 

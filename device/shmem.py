@@ -89,9 +89,9 @@ def signal_wait_block(signals, i, value, limits):
 def barrier(signals, i, epoch, pes, limits):
     """Waits for one thread of every PE of a team; what these threads put before is complete and visible after (thread).
 
-    signals: symmetric uint64 array, of which `signals[i : i + pes.size]` is this barrier's. epoch: 1 in the first call,
-    one more in each, the same on all PEs. pes: int64, the team's PEs by their number in the job (`Team.pes`);
-    `limits.pe` is the caller's rank among them. Costs a signal to each PE, one hop.
+    signals: symmetric uint64 array, of which `signals[i]` and on, one for each PE, are this barrier's. epoch: 1 in the
+    first call, one more in each, the same on all PEs. pes: a table, or int64 array, of the team's PEs by their number
+    in the job (`Team.pes`); `limits.pe` is the caller's rank among them. Costs a signal to each PE, one hop.
     """
     _meet(signals, i, epoch, pes, limits, 0, 1)
 
@@ -118,9 +118,9 @@ def barrier_block(signals, i, epoch, pes, limits):
 def _meet(signals, i, epoch, pes, limits, member, members):
     """One of `members` threads tells its share of the PEs, then waits for them."""
     quiet()
-    for rank in range(member, pes.size, members):
+    for rank in range(member, len(pes), members):
         signal(signals, i + limits.pe, epoch, pes[rank])
-    for rank in range(member, pes.size, members):
+    for rank in range(member, len(pes), members):
         wait_for_epoch(signals, i + rank, epoch, limits, BARRIER, rank)
 
 

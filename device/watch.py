@@ -35,7 +35,7 @@ OPERATIONS = {
     PARTIAL: "the attention's partial results",
     ATTENTION: "the attention's output",
     ACTIVATION: "the MLP's activations",
-    VOTE: "the choice of the next token",
+    VOTE: "the vote on the next token or a stop",
     SIGNAL: "a signal",
     BARRIER: "a barrier of PEs",
     GRID: "a barrier of blocks",

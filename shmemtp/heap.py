@@ -145,13 +145,14 @@ def _agree_on_size(comm, shape, dtype):
     """(shape, dtype, nbytes), the same on all PEs; one that asks for nonsense has the others hear of it too."""
     try:
         shape = tuple(int(n) for n in (shape if np.iterable(shape) else (shape,)))
+        if str(dtype) == "bfloat16":  # which NumPy knows where another library has told it
+            raise ValueError("kernels take it as uint16, its bits")
         dtype = np.dtype(dtype)
         if min(shape, default=0) < 0 or dtype.hasobject:
             raise ValueError("lengths must not be negative, elements must be plain numbers")
         wish, problem = _spell(shape, dtype), None
     except (TypeError, ValueError) as error:
-        hint = "; kernels and NumPy take it as uint16, its bits" if str(dtype) == "bfloat16" else ""
-        wish, problem = f"{shape} {dtype}", f"{error}{hint}"
+        wish, problem = f"{shape} {dtype}", error
     try:
         agree(comm, "symmetric arrays", wish)
     except InputError as error:

@@ -76,8 +76,11 @@ def wait_for(launch, watchdog):
 
 def _value(arg):
     """What the backend takes for an argument of `PE.run`."""
+    if isinstance(arg, tuple):
+        fields = map(_value, arg)
+        return tuple(fields) if type(arg) is tuple else type(arg)(*fields)
     if isinstance(arg, (np.ndarray, list, dict, str)):
-        what = f"a {type(arg).__name__} is no argument of a kernel"
+        what = f"{type(arg).__name__} is no argument of a kernel"
         raise InputError(f"{what}: pe.array, pe.device.array and pe.device.table make arrays that are")
     return np.float32(arg) if isinstance(arg, float) else getattr(arg, "argument", arg)
 

@@ -164,5 +164,5 @@ def test_cupy_and_jax_share_the_memory(pe, library):
 
 
 def test_bfloat16_is_asked_for_as_its_bits(pe):
-    with pytest.raises(InputError, match="bfloat16.*take it as uint16"):
+    with pytest.raises(InputError, match="bfloat16: kernels take it as uint16"):
         pe.array(4, "bfloat16")

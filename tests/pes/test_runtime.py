@@ -189,7 +189,9 @@ def nothing(argument):
     pass
 
 
-@pytest.mark.parametrize(("argument", "told"), [(np.zeros(3), "a ndarray is no"), ([1, 2], "a list is no")])
+@pytest.mark.parametrize(
+    ("argument", "told"), [(np.zeros(3), "ndarray is no"), ([1, 2], "list is no"), ((np.zeros(3),), "ndarray is no")]
+)
 def test_what_is_no_argument_of_a_kernel(pe, argument, told):
     with pytest.raises(InputError, match=f"{told} argument of a kernel: pe.array"):
         pe.run(nothing, 1, pe.device.warp_size, argument)

@@ -199,7 +199,7 @@ def meet_once(meetings, pes, comes, rank, watch):
 
 def test_a_pe_that_misses_a_barrier_is_named(pe, shape, monkeypatch):
     monkeypatch.setattr(pe, "timeout_s", SHORT_S)
-    (grid, block, warp), pes = shape, numbers(pe.device, pe.team.pes)
+    (grid, block, warp), pes = shape, pe.device.table(pe.team.pes)
     comes = pe.rank != pe.size - 1
     with pe.array(pe.size, np.uint64) as meetings:
         args = (meetings, pes, int(comes), pe.rank, pe.watch())
