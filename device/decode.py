@@ -34,9 +34,10 @@ from .projections import keep_logits, publish_activations, publish_heads, receiv
 from .request import COUNT, REASON, RUNNING, STOP, STOP_INTERVAL, Request, has_ended
 from .residual import own_pairs, reduce_residual
 from .rope import load_rotation
-from .sample import Ballot, agree_to_stop, choose
+from .sample import choose
 from .stream import STATE_FIELDS, Stream, close_stream, open_stream
 from .trace import ATTENDED, COLUMN_PARALLEL, HIDDEN, INPUT, PUBLISHED, RECEIVED, REDUCED, ROW_PARALLEL, mark
+from .vote import Ballot, agree_to_stop
 
 Block = namedtuple("Block", "x_words x partial logits scratch residual sums flags trace")
 Block.__doc__ = """A block's shared memory beside the stream's ring.

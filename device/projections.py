@@ -19,7 +19,7 @@ from .bfloat16 import pack
 from .matvec import row_pair
 from .norm import scale
 from .packets import receive_vector
-from .sample import LOWEST
+from .vote import LOWEST
 from .watch import ACTIVATION, ATTENTION
 
 

@@ -196,7 +196,7 @@ REASONS = {1: "length", 2: "stop_token", 3: "stopped"}
 
 
 def _vote_memory(pe, plan: Plan):
-    """The votes, their outbox and signals (see device/sample.py).
+    """The votes, their outbox and signals (see device/vote.py).
 
     As large as the largest of the teams needs that decode side by side: the symmetric heap is one of all PEs.
     """

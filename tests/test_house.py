@@ -16,7 +16,7 @@ ROOMS = (
     ("device.backend",),
     ("device.bfloat16", "device.dummy", "device.philox", "device.stream", "device.trace", "device.watch"),
     ("device.communicator", "device.element", "device.packets", "device.request", "device.shmem"),
-    ("device.exchange", "device.lines", "device.sums"),
+    ("device.exchange", "device.lines", "device.sums", "device.vote"),
     ("device.rounds",),
     (
         "device.all_gather",

@@ -5,7 +5,7 @@ import pytest
 
 from shmemtp.device import Constants, block_index, float32, int64, kernel, limits_of, shared, thread_index, uint64
 from shmemtp.device.backend import NAME
-from shmemtp.device.sample import Ballot, agree_to_stop
+from shmemtp.device.vote import Ballot, agree_to_stop
 
 GRID, BLOCK, WARP = (3, 4, 2) if NAME == "emulator" else (3, 64, 32)
 ROUNDS = 3
