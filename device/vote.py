@@ -1,8 +1,8 @@
 """The blocks' votes: every block of every PE tells all of them four words, and all count the same votes.
 
-By packets, one hop with no leader; counted in the same order everywhere, so that all reach the same. Only a host's wish
-to stop is one PE's to tell: it travels in the vote of block 0 of PE 0. In a prompt, which has no token to choose, all
-vote now and then on that alone.
+One hop, by packets or put_signal, with no leader; votes are counted in the same order everywhere, so that all reach the
+same. Only a host's wish to stop is one PE's to tell: it travels in the vote of block 0 of PE 0. In a prompt, which has
+no token to choose, all vote now and then on that alone.
 """
 
 from collections import namedtuple

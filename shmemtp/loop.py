@@ -62,7 +62,7 @@ class DecodeLoop:
         """Compiles the kernel or reads it from the disk cache; sets `compile_s` (seconds) and `compile_cached`."""
         from .device.decode import decode
 
-        LOG.info("the decode kernel: compiled for some seconds, or read from the cache")
+        LOG.info("preparing the decode kernel: it is compiled, for some seconds, unless the cache has it")
         args = self._arguments(1, 0, 1, 0.0, 1.0, 0)
         self._compiled = self.pe.device.compile(decode, args, block=self.plan.block)
         self.compile_s, self.compile_cached = self._compiled.seconds, self._compiled.cached
