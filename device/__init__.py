@@ -12,6 +12,7 @@ from .backend import (
     as_float32,
     atomic_add,
     atomic_cas,
+    barrier_end,
     barrier_expect,
     barrier_fence,
     barrier_init,

@@ -1,9 +1,11 @@
-"""Attention of one token over the KV cache, its context split over the blocks (flash-decoding; Dao et al., 2023).
+"""Attention of a pass's tokens over the KV cache, the context split over the blocks (flash-decoding; Dao et al., 2023).
 
 A unit is one KV head and one part of the context. Positions go to parts in turn, GRANULE at a time, so a position's
 keys and values are written and read by one block only and need no order beyond the block's barrier. A unit computes the
 softmax-weighted values of its positions for the `group` query heads that share the KV head (`attend`), and publishes
 them with their maximum and sum; the blocks then merge the parts (merge.py).
+
+The vectors of a pass's tokens stand side by side: query, key or value number v of token t is row v * tokens + t.
 """
 
 from collections import namedtuple
@@ -43,42 +45,42 @@ Cache = namedtuple("Cache", "keys values head_norms")
 Cache.__doc__ = """keys: uint16 bf16 [layers, kv_heads, positions, head_dim]. values: uint16 bf16 [layers, kv_heads,
 positions / GRANULE, head_dim, GRANULE]. head_norms: float32 [layers, 2, head_dim], for queries and keys."""
 Scratch = namedtuple("Scratch", "vectors queries scores weights totals rotation")
-Scratch.__doc__ = """A unit's shared memory. vectors: float32 [group + 2, head_dim], queries, key, value; later the
-result. queries: uint16 bf16 [group, head_dim]. scores: float32 and weights: uint16 bf16 [group, part_positions].
-totals: float32 [group, 2], the maximum of the scores and the sum of the weights. rotation: float32 [head_dim], of
-`rotate_head`, the same for all layers of a token."""
+Scratch.__doc__ = """A unit's shared memory. vectors: float32 [group + 2, tokens, head_dim], queries, keys, values;
+later the results. queries: uint16 bf16 [group, tokens, head_dim]. scores: float32 and weights: uint16 bf16 [group,
+tokens, part_positions]. totals: float32 [group, tokens, 2], the maximum of the scores and the sum of the weights.
+rotation: float32 [tokens, head_dim], of `rotate_head`, the same for all layers of a pass."""
 
 
 @function
 def attend(plan, cache, channels, scratch, layer, position, step, limits):
-    """All units of this block for the token at `position`, whose query, key and value come by channel (block)."""
+    """All units of this block for the pass's tokens, of which the first is at `position` (block).
+
+    Their queries, keys and values come by channel.
+    """
+    rows = plan.group * plan.tokens
     unit = block_index()
     while unit < plan.units:
         head, part = unit // plan.parts, unit % plan.parts
         row = (layer * plan.kv_heads + head) * plan.cache_positions
-        owner = (position // GRANULE) % plan.parts == part
-        count = positions_of_part(plan, part, position + 1)
-        granules = (count + GRANULE - 1) // GRANULE
-        receive_heads(plan, channels, scratch.vectors, head, owner, step, limits)
+        granules = (positions_of_part(plan, part, position + plan.tokens) + GRANULE - 1) // GRANULE
+        receive_heads(plan, channels, scratch.vectors, head, part, position, step, limits)
         sync_block()
-        prepare_heads(plan, cache, scratch, layer, owner)
+        prepare_heads(plan, cache, scratch, layer, part, position)
         sync_block()
-        if owner:
-            append(plan, cache, scratch.vectors, row + position)
+        if owns_any(plan, part, position):
+            append(plan, cache, scratch.vectors, row, part, position)
             sync_block()
         for tile in range(warp_index(), granules * (GRANULE // TILE), plan.warps):
             at = (row + first_position(plan, part, tile // 2) + tile % 2 * TILE) * plan.head_dim
             to = tile * TILE
-            score_keys(
-                scratch.queries, plan.group, cache.keys, at, plan.head_dim, scratch.scores, to, plan.part_positions
-            )
+            score_keys(scratch.queries, rows, cache.keys, at, plan.head_dim, scratch.scores, to, plan.part_positions)
         sync_block()
-        softmax(plan, scratch, count, granules * GRANULE)
+        softmax(plan, scratch, part, position, granules * GRANULE)
         sync_block()
         at = (row + first_position(plan, part, 0)) * plan.head_dim
         for tile in range(warp_index(), plan.head_dim // TILE, plan.warps):
             weigh_values(
-                *(scratch.weights, plan.group, plan.part_positions),
+                *(scratch.weights, rows, plan.part_positions),
                 *(cache.values, at, GRANULE * plan.parts * plan.head_dim, granules),
                 *(plan.head_dim, tile * TILE, scratch.vectors),
             )
@@ -94,6 +96,18 @@ def positions_of_part(plan, part, context):
     cycle, context = uint32(GRANULE * plan.parts), uint32(context)
     rest = int64(context % cycle) - part * GRANULE
     return int64(context // cycle) * GRANULE + max(0, min(rest, GRANULE))
+
+
+@function
+def owns(plan, part, position):
+    """Whether `position` belongs to `part` (thread)."""
+    return (position // GRANULE) % plan.parts == part
+
+
+@function
+def owns_any(plan, part, position):
+    """Whether a position of the pass, whose first is `position`, belongs to `part` (thread)."""
+    return owns(plan, part, position) or (plan.tokens > 1 and owns(plan, part, position + plan.tokens - 1))
 
 
 @function
@@ -115,34 +129,38 @@ def prefetch_cache(plan, cache, layer, position):
 
 
 @function
-def receive_heads(plan, channels, vectors, head, owner, step, limits):
-    """The group's queries, and the new key and value if this part holds the position, from the qkv channel (block)."""
+def receive_heads(plan, channels, vectors, head, part, position, step, limits):
+    """The group's queries, and the new keys and values that this part holds, from the qkv channel (block)."""
     half = plan.head_dim // 2
-    at = plan.channel_qkv + 4 * (step & 1) * plan.qkv_pairs
-    count = plan.group + (2 if owner else 0)
-    wait_for_packet(channels, at + 4 * head * plan.group * half, uint32(step), limits, QUERY)
+    at = plan.channel_qkv + 4 * (step & 1) * plan.qkv_pairs * plan.tokens
+    wait_for_packet(channels, at + 4 * head * plan.group * half * plan.tokens, uint32(step), limits, QUERY)
+    count = plan.group + (2 if owns_any(plan, part, position) else 0)
     i = thread_index()
-    while i < count * half:
-        vector = i // half
+    while i < count * half * plan.tokens:
+        token, pair = i % plan.tokens, i // plan.tokens
+        vector, d = pair // half, pair % half
         source = head * plan.group + vector  # among all heads: queries, keys, values
         if vector >= plan.group:
             source = plan.heads + (vector - plan.group) * plan.kv_heads + head
-        a, b = receive(channels, at + 4 * (source * half + i % half), uint32(step), limits, QUERY, limits.pe)
-        vectors[2 * i] = as_float32(a)
-        vectors[2 * i + 1] = as_float32(b)
+        packet = (source * half + d) * plan.tokens + token
+        a, b = receive(channels, at + 4 * packet, uint32(step), limits, QUERY, limits.pe)
+        to = (vector * plan.tokens + token) * plan.head_dim + 2 * d
+        vectors[to] = as_float32(a)
+        vectors[to + 1] = as_float32(b)
         i += plan.block
 
 
 @function
-def prepare_heads(plan, cache, scratch, layer, owner):
+def prepare_heads(plan, cache, scratch, layer, part, position):
     """Head norms and rotation; queries are scaled by head_dim ** -0.5 and rounded to bf16 (block)."""
-    for vector in range(warp_index(), plan.group + (1 if owner else 0), plan.warps):
-        is_key, at = vector == plan.group, vector * plan.head_dim
+    count = plan.group + (1 if owns_any(plan, part, position) else 0)
+    for vector in range(warp_index(), count * plan.tokens, plan.warps):
+        is_key, at = vector >= plan.group * plan.tokens, vector * plan.head_dim
         if plan.qk_norm:
             row = (2 * layer + (1 if is_key else 0)) * plan.head_dim
             normalise_head(plan, scratch.vectors, at, cache.head_norms, row)
         factor = float32(1) if is_key else plan.score_scale
-        rotate_head(plan, scratch.vectors, at, scratch.rotation, factor)
+        rotate_head(plan, scratch.vectors, at, scratch.rotation, vector % plan.tokens, factor)
         if not is_key:
             for d in range(lane_index(), plan.head_dim, warp_size()):
                 scratch.queries[at + d] = bf16_bits(scratch.vectors[at + d])
@@ -154,22 +172,30 @@ def bf16_bits(value):
 
 
 @function
-def append(plan, cache, vectors, row):
-    """The new key and value into the cache at `row`, a position of all layers and heads (block)."""
-    granule = (row - row % GRANULE) * plan.head_dim + row % GRANULE
-    d = thread_index()
-    while d < plan.head_dim:
-        key = plan.group * plan.head_dim + d
-        cache.keys[row * plan.head_dim + d] = bf16_bits(vectors[key])
-        cache.values[granule + d * GRANULE] = bf16_bits(vectors[key + plan.head_dim])
-        d += plan.block
+def append(plan, cache, vectors, row, part, position):
+    """The new keys and values of this part's positions into the cache, whose layer and head begin at `row` (block)."""
+    i = thread_index()
+    while i < plan.head_dim * plan.tokens:
+        token = i // plan.head_dim if plan.tokens > 1 else 0
+        if owns(plan, part, position + token):
+            there = row + position + token
+            granule = (there - there % GRANULE) * plan.head_dim + there % GRANULE
+            d = i - token * plan.head_dim
+            key = plan.group * plan.tokens * plan.head_dim + i
+            cache.keys[there * plan.head_dim + d] = bf16_bits(vectors[key])
+            cache.values[granule + d * GRANULE] = bf16_bits(vectors[key + plan.tokens * plan.head_dim])
+        i += plan.block
 
 
 @function
-def softmax(plan, scratch, count, padded):
-    """Scores become weights relative to their maximum, 0 from `count` to `padded`; a query to a warp (block)."""
-    for g in range(warp_index(), plan.group, plan.warps):
+def softmax(plan, scratch, part, position, padded):
+    """Scores become weights relative to their maximum, 0 for positions after the query's and up to `padded` (block).
+
+    A query to a warp.
+    """
+    for g in range(warp_index(), plan.group * plan.tokens, plan.warps):
         at = g * plan.part_positions
+        count = positions_of_part(plan, part, position + g % plan.tokens + 1)
         best, total = float32(LOWEST), float32(0)
         for n in range(lane_index(), count, warp_size()):
             best = max(best, scratch.scores[at + n])
@@ -187,10 +213,10 @@ def softmax(plan, scratch, count, padded):
 @function
 def publish_part(plan, channels, scratch, unit, step):
     """The unit's result as packets: for each query head_dim / 2 pairs, then its maximum and sum of weights (block)."""
-    half, tag = plan.head_dim // 2, uint32(step)
-    at = plan.channel_partial + 4 * ((step & 1) * plan.units + unit) * plan.group * (half + 1)
+    half, rows, tag = plan.head_dim // 2, plan.group * plan.tokens, uint32(step)
+    at = plan.channel_partial + 4 * ((step & 1) * plan.units + unit) * rows * (half + 1)
     i = thread_index()
-    while i < plan.group * (half + 1):
+    while i < rows * (half + 1):
         g, d = i // (half + 1), i % (half + 1)
         if d < half:
             a, b = scratch.vectors[g * plan.head_dim + 2 * d], scratch.vectors[g * plan.head_dim + 2 * d + 1]

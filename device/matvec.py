@@ -35,11 +35,11 @@ def row_parallel(plan, attention):
 
 @function
 def multiply(plan, stream, x, partial, product):
-    """The block's rows of one matrix times `x` (warp; the block's warps share the tiles).
+    """The block's rows of one matrix times the pass's vectors (warp; the block's warps share the tiles).
 
-    x: uint16 bf16 [splits * columns] in shared memory. partial: float32 [tiles, TILE_ROWS] in shared memory, gets the
-    rows' sums over each tile's columns; `row_pair` adds a pair's tiles. The caller's `sync_block` must stand between
-    writing x and this, and between this and reading `partial`.
+    x: uint16 bf16 in shared memory, `plan.tokens` vectors of splits * columns, `plan.x_stride` apart. partial: float32
+    [tiles, TILE_ROWS, tokens] in shared memory, gets the rows' sums over each tile's columns; `row_pair` adds a pair's
+    tiles. The caller's `sync_block` must stand between writing x and this, and between this and reading `partial`.
     """
     width = uint32(product.splits * product.columns)
     start = uint32(stream.state[TILE] % product.splits * product.columns)
@@ -47,7 +47,10 @@ def multiply(plan, stream, x, partial, product):
     while stream.state[TILE] < product.tiles:
         tile = stream.state[TILE]
         at = wait_tile(plan, stream)
-        multiply_rows(stream.ring, at, x, start, product.columns, product.low, partial, TILE_ROWS * tile)
+        multiply_rows(
+            *(stream.ring, at, x, start, plan.x_stride, plan.tokens),
+            *(product.columns, product.low, partial, TILE_ROWS * tile),
+        )
         release_tile(plan, stream)
         start = uint32(start + step)
         if start >= width:
@@ -62,8 +65,10 @@ def pairs_of(tiles, splits):
 
 
 @function
-def row_pair(partial, pair, splits, most):
-    """The two rows' products of the block's pair number `pair`, the sums of `splits` tiles, at most `most` (thread).
+def row_pair(plan, partial, pair, token, splits, most):
+    """The two rows of the block's pair number `pair` times token number `token` of the pass (thread).
+
+    They are the sums of `splits` tiles, at most `most`.
 
     most: a constant, so that all loads are under way before the first sum.
     """
@@ -71,6 +76,7 @@ def row_pair(partial, pair, splits, most):
     first = uint32(TILE_ROWS * splits * (pair >> 1) + 2 * (pair & 1))
     for split in range(most):
         if split < splits:
-            upper += partial[first + TILE_ROWS * split]
-            lower += partial[first + TILE_ROWS * split + 1]
+            row = first + TILE_ROWS * split
+            upper += partial[plan.tokens * row + token]
+            lower += partial[plan.tokens * (row + 1) + token]
     return upper, lower

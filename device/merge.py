@@ -23,19 +23,22 @@ from .watch import PARTIAL
 @function
 def merge_parts(plan, channels, step, limits):
     """Pairs of output dimensions over the parts, to all blocks as bf16; a pair to a warp, a part to a lane (block)."""
+    rows = plan.group * plan.tokens
     half = plan.head_dim // 2
     tag = uint32(step)
-    number = warp_index()
-    while number < plan.attention_local:
+    turn = warp_index()
+    while turn < plan.attention_local * plan.tokens:
+        number, token = turn // plan.tokens, turn % plan.tokens
         pair = block_index() * plan.attention_local + number
         if pair < plan.heads * half:
             head, d = pair // half, pair % half
             unit = (step & 1) * plan.units + head // plan.group * plan.parts
-            at = plan.channel_partial + 4 * (unit * plan.group + head % plan.group) * (half + 1)
+            row = head % plan.group * plan.tokens + token
+            at = plan.channel_partial + 4 * (unit * rows + row) * (half + 1)
             wait_for_packet(channels, at + 4 * half, tag, limits, PARTIAL)
             best, total, upper, lower = float32(LOWEST), float32(0), float32(0), float32(0)
             for part in range(lane_index(), plan.parts, warp_size()):
-                there = at + 4 * part * plan.group * (half + 1)
+                there = at + 4 * part * rows * (half + 1)
                 a, b, c, e = receive_two(channels, there + 4 * half, there + 4 * d, tag, limits, PARTIAL, limits.pe)
                 maximum = max(best, as_float32(a))
                 old, new = exp(best - maximum), exp(as_float32(a) - maximum)
@@ -47,6 +50,6 @@ def merge_parts(plan, channels, step, limits):
             factor = exp(best - maximum)
             total, upper, lower = warp_sum(total * factor), warp_sum(upper * factor), warp_sum(lower * factor)
             if lane_index() == 0:
-                at_pair = plan.channel_attention + 2 * ((step & 1) * plan.attention_pairs + pair)
-                store_half(channels, at_pair, pack(upper / total, lower / total), tag)
-        number += plan.warps
+                to = ((step & 1) * plan.tokens + token) * plan.attention_pairs + pair
+                store_half(channels, plan.channel_attention + 2 * to, pack(upper / total, lower / total), tag)
+        turn += plan.warps

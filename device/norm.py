@@ -34,8 +34,8 @@ def weights_of(norms, at):
 
 
 @function
-def store_normed(plan, weights, packet, first, second, x):
-    """Four values of the hidden state (two bf16 words) times their norm weights into `x`; returns their squares' sum.
+def store_normed(plan, weights, token, packet, first, second, x):
+    """Four values of a hidden state (two bf16 words) times their norm weights into `x`; returns their squares' sum.
 
     The products are stored as two bf16 terms, the low ones `plan.low_terms` behind: rounding them to one would be the
     largest error of a layer, and the tensor cores multiply both at once.
@@ -43,20 +43,27 @@ def store_normed(plan, weights, packet, first, second, x):
     a, b, c, d = low(first), high(first), low(second), high(second)
     p, q, r, s = a * weights[0], b * weights[1], c * weights[2], d * weights[3]
     upper, lower = pack(p, q), pack(r, s)
-    x[2 * packet], x[2 * packet + 1] = upper, lower
-    behind = 2 * packet + plan.low_terms // 2
+    to = token * (plan.x_stride // 2) + 2 * packet
+    x[to], x[to + 1] = upper, lower
+    behind = to + plan.low_terms // 2
     x[behind], x[behind + 1] = pack_rest(upper, p, q), pack_rest(lower, r, s)
     return a * a + b * b + c * c + d * d
 
 
 @function
 def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
-    """Waits for the hidden state of `epoch` and stores it times row `row` of `norms` (block).
+    """Waits for each token's hidden state of `epoch` and stores it times row `row` of `norms` (block).
 
-    norms: float32 [rows * hidden]. x: uint32, bf16 pairs, [hidden / 2] high terms and as many low ones. sums: float32
-    [warps], for `scale`, which is valid after the next `sync_block`.
+    norms: float32 [rows * hidden]. x: uint32, bf16 pairs, for each token [hidden / 2] high terms and as many low ones.
+    sums: float32 [tokens, warps], for `scale`, which is valid after the next `sync_block`.
     """
-    at = plan.channel_hidden + 2 * (epoch & 1) * plan.hidden_pairs
+    for token in range(plan.tokens):
+        _receive_hidden(plan, channels, norms, row, epoch, token, x, sums, limits)
+
+
+@function
+def _receive_hidden(plan, channels, norms, row, epoch, token, x, sums, limits):
+    at = plan.channel_hidden + 2 * ((epoch & 1) * plan.tokens + token) * plan.hidden_pairs
     packets = plan.hidden_pairs // 2
     data, weights = local(BATCH_WORDS, uint32), local(BATCH_WEIGHTS, float32)
     squares = float32(0)
@@ -74,11 +81,11 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
             packet, w = first + b * plan.block, 4 * b
             if packet < packets:
                 own = weights[w], weights[w + 1], weights[w + 2], weights[w + 3]
-                squares += store_normed(plan, own, packet, data[2 * b], data[2 * b + 1], x)
+                squares += store_normed(plan, own, token, packet, data[2 * b], data[2 * b + 1], x)
         base += BATCH * plan.block
     squares = warp_sum(squares)
     if lane_index() == 0:
-        sums[warp_index()] = squares
+        sums[token * plan.warps + warp_index()] = squares
 
 
 @function
@@ -91,35 +98,36 @@ def prefetch_norms(plan, norms, row):
 
 
 @function
-def embed(plan, embedding, token, norms, x, sums):
-    """The embedding row of `token` in place of a received hidden state (block).
+def embed(plan, embedding, token_id, token, norms, x, sums):
+    """The embedding row of `token_id` in place of the hidden state of the pass's token number `token` (block).
 
     embedding: uint32 [total_vocab * hidden / 2], bf16 pairs.
     """
-    row = token * (plan.hidden // 2)
+    row = token_id * (plan.hidden // 2)
     squares = float32(0)
     for packet in range(thread_index(), plan.hidden_pairs // 2, plan.block):
         first, second = embedding[row + 2 * packet], embedding[row + 2 * packet + 1]
-        squares += store_normed(plan, weights_of(norms, 4 * packet), packet, first, second, x)
+        squares += store_normed(plan, weights_of(norms, 4 * packet), token, packet, first, second, x)
     squares = warp_sum(squares)
     if lane_index() == 0:
-        sums[warp_index()] = squares
+        sums[token * plan.warps + warp_index()] = squares
 
 
 @function
-def start_residual(plan, embedding, token, first, count, residual):
-    """The block's own pairs of the token's embedding as float32 (block)."""
-    row = token * (plan.hidden // 2)
+def start_residual(plan, embedding, token_id, token, first, count, residual):
+    """The block's own pairs of `token_id`'s embedding as float32, as of the pass's token number `token` (block)."""
+    row = token_id * (plan.hidden // 2)
     for pair in range(thread_index(), count, plan.block):
         word = embedding[row + first + pair]
-        residual[2 * pair] = low(word)
-        residual[2 * pair + 1] = high(word)
+        to = 2 * (pair * plan.tokens + token)
+        residual[to] = low(word)
+        residual[to + 1] = high(word)
 
 
 @function
-def scale(plan, sums):
-    """1 / rms of the hidden state behind `sums` (thread)."""
+def scale(plan, sums, token):
+    """1 / rms of the token's hidden state, which is behind `sums` (thread)."""
     total = float32(0)
     for warp in range(plan.warps):
-        total += sums[warp]
+        total += sums[token * plan.warps + warp]
     return rsqrt(total / float32(plan.true_hidden) + plan.norm_eps)

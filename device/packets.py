@@ -113,10 +113,14 @@ def receive_from_all(plan, words, at, stride, tag, data, limits, operation, nap=
 
 
 @function
-def receive_vector(plan, channels, at, words, tag, x, limits, operation):
-    """A published vector of `words` bf16 pairs (a multiple of 2) into `x` (uint32 in shared memory) (block)."""
+def receive_vectors(plan, channels, at, words, tag, x, limits, operation):
+    """Each token's published vector of `words` bf16 pairs (a multiple of 2) into `x` (block).
+
+    The vectors stand side by side in the channel, and in `x`, uint32 in shared memory, plan.x_stride / 2 words apart.
+    """
     data = local(BATCH_WORDS, uint32)
-    packets = words // 2
+    each = words // 2
+    packets = each * plan.tokens
     if thread_index() - lane_index() < packets:
         wait_for_packet(channels, at + 4 * (thread_index() - lane_index()), tag, limits, operation)
     first = thread_index()
@@ -125,6 +129,8 @@ def receive_vector(plan, channels, at, words, tag, x, limits, operation):
         for b in range(BATCH):
             packet = first + b * plan.block
             if packet < packets:
-                x[2 * packet] = data[2 * b]
-                x[2 * packet + 1] = data[2 * b + 1]
+                token = packet // each if plan.tokens > 1 else 0
+                to = 2 * packet + token * (plan.x_stride // 2 - words)
+                x[to] = data[2 * b]
+                x[to + 1] = data[2 * b + 1]
         first += BATCH * plan.block

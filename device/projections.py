@@ -18,7 +18,7 @@ from .backend import (
 from .bfloat16 import pack
 from .matvec import row_pair
 from .norm import scale
-from .packets import receive_vector
+from .packets import receive_vectors
 from .vote import LOWEST
 from .watch import ACTIVATION, ATTENTION
 
@@ -26,25 +26,27 @@ from .watch import ACTIVATION, ATTENTION
 @function
 def publish_heads(plan, channels, partial, sums, biases, layer, step):
     """The block's rows of queries, keys and values, scaled, with their bias, to the blocks that attend (float32)."""
-    factor, tag = scale(plan, sums), uint32(step)
-    number = thread_index()
-    while number < plan.qkv_local:
+    tag = uint32(step)
+    turn = thread_index()
+    while turn < plan.qkv_local * plan.tokens:
+        number, token = turn // plan.tokens, turn % plan.tokens
         pair = block_index() * plan.qkv_local + number
         if pair < plan.qkv_pairs:
-            upper, lower = row_pair(partial, number, plan.qkv_splits, plan.qkv_splits)
+            factor = scale(plan, sums, token)
+            upper, lower = row_pair(plan, partial, number, token, plan.qkv_splits, plan.qkv_splits)
             upper, lower = upper * factor, lower * factor
             if plan.qkv_bias:
                 upper += biases[2 * (layer * plan.qkv_pairs + pair)]
                 lower += biases[2 * (layer * plan.qkv_pairs + pair) + 1]
-            at = plan.channel_qkv + 4 * ((step & 1) * plan.qkv_pairs + pair)
+            at = plan.channel_qkv + 4 * (((step & 1) * plan.qkv_pairs + pair) * plan.tokens + token)
             store_packet(channels, at, as_bits(upper), tag, as_bits(lower), tag)
-        number += plan.block
+        turn += plan.block
 
 
 @function
-def gated(partial, number, factor, splits):
+def gated(plan, partial, number, token, factor):
     """SwiGLU of the block's pair `number`, a row of the gate and one of the up projection (Shazeer, 2020)."""
-    gate, up = row_pair(partial, number, splits, splits)
+    gate, up = row_pair(plan, partial, number, token, plan.gate_up_splits, plan.gate_up_splits)
     gate, up = gate * factor, up * factor
     return gate / (float32(1) + exp(-gate)) * up
 
@@ -52,26 +54,28 @@ def gated(partial, number, factor, splits):
 @function
 def publish_activations(plan, channels, partial, sums, step):
     """The block's rows of the MLP's activation to all blocks, two to a half packet (bf16)."""
-    factor = scale(plan, sums)
-    number = thread_index()
-    while number < plan.gate_up_local // 2:
+    turn = thread_index()
+    while turn < plan.gate_up_local // 2 * plan.tokens:
+        number, token = turn // plan.tokens, turn % plan.tokens
         pair = block_index() * (plan.gate_up_local // 2) + number
         if pair < plan.intermediate // 2:
-            first = gated(partial, 2 * number, factor, plan.gate_up_splits)
-            second = gated(partial, 2 * number + 1, factor, plan.gate_up_splits)
-            at = plan.channel_activation + 2 * ((step & 1) * (plan.intermediate // 2) + pair)
-            store_half(channels, at, pack(first, second), uint32(step))
-        number += plan.block
+            factor = scale(plan, sums, token)
+            first = gated(plan, partial, 2 * number, token, factor)
+            second = gated(plan, partial, 2 * number + 1, token, factor)
+            at = ((step & 1) * plan.tokens + token) * (plan.intermediate // 2) + pair
+            store_half(channels, plan.channel_activation + 2 * at, pack(first, second), uint32(step))
+        turn += plan.block
 
 
 @function
 def receive_between(plan, channels, attention, step, x, limits):
-    """What stands between a half's two products: attention's output or the MLP's activation, into `x` (bf16)."""
+    """What stands between a half's two products: attention's outputs or the MLP's activations, into `x` (bf16)."""
     if attention:
         at, words, operation = plan.channel_attention, plan.attention_pairs, ATTENTION
     else:
         at, words, operation = plan.channel_activation, plan.intermediate // 2, ACTIVATION
-    receive_vector(plan, channels, at + 2 * (step & 1) * words, words, uint32(step), x, limits, operation)
+    at += 2 * (step & 1) * plan.tokens * words
+    receive_vectors(plan, channels, at, words, uint32(step), x, limits, operation)
 
 
 @function
@@ -81,11 +85,11 @@ def keep_logits(plan, partial, first, pairs, sums, rank, logits, record, at):
     partial: of these pairs alone. logits: float32 [lm_head_rows], LOWEST where the vocabulary is padded. record:
     float32 in device memory, [tokens, vocab]; empty where nobody asked.
     """
-    factor = scale(plan, sums)
+    factor = scale(plan, sums, 0)
     turn = thread_index()
     while turn < pairs:
         number = first + turn
-        upper, lower = row_pair(partial, turn, plan.lm_head_splits, plan.lm_head_splits)
+        upper, lower = row_pair(plan, partial, turn, 0, plan.lm_head_splits, plan.lm_head_splits)
         row = block_index() * plan.lm_head_rows + 2 * number
         for half in range(2):
             value = (upper if half == 0 else lower) * factor

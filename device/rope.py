@@ -16,21 +16,25 @@ def normalise_head(plan, vector, at, weights, row):
 
 
 @function
-def load_rotation(plan, table, position, rotation):
-    """The position's row of `table`, float32 [positions, head_dim / 2, cosine and sine], for all layers (block)."""
+def load_rotation(plan, table, position, token, rotation):
+    """The row of `table` for the pass's token number `token`, which is at `position`, for all layers (block).
+
+    table: float32 [positions, head_dim / 2, cosine and sine]. rotation: float32 [tokens, head_dim].
+    """
     for d in range(thread_index(), plan.head_dim, plan.block):
-        rotation[d] = table[position * plan.head_dim + d]
+        rotation[token * plan.head_dim + d] = table[position * plan.head_dim + d]
 
 
 @function
-def rotate_head(plan, vector, at, rotation, factor):
-    """Rotates dimensions d and d + head_dim / 2 by the position's angle and multiplies by `factor`, in place (warp).
+def rotate_head(plan, vector, at, rotation, token, factor):
+    """Rotates dimensions d and d + head_dim / 2 by the token's angle and multiplies by `factor`, in place (warp).
 
     rotation: see `load_rotation`.
     """
     half = plan.head_dim // 2
     for d in range(lane_index(), half, warp_size()):
-        cosine, sine = rotation[2 * d], rotation[2 * d + 1]
+        angle = token * plan.head_dim + 2 * d
+        cosine, sine = rotation[angle], rotation[angle + 1]
         x, y = vector[at + d], vector[at + half + d]
         vector[at + d] = (x * cosine - y * sine) * factor
         vector[at + half + d] = (y * cosine + x * sine) * factor

@@ -13,6 +13,7 @@ that blocks that run side by side read side by side. Everything here is counted 
 from collections import namedtuple
 
 from .backend import (
+    barrier_end,
     barrier_expect,
     barrier_fence,
     barrier_init,
@@ -165,7 +166,11 @@ def release_tile(plan, stream):
 
 @function
 def close_stream(plan, stream):
-    """Waits for the copies still under way: a block must not end before them (warp)."""
+    """Waits for the copies still under way, and gives up the stages: they may become other memory (warp)."""
     for _ in range(plan.depth):
         wait_tile(plan, stream)
         next_stage(plan, stream)
+    sync_warp()
+    if lane_index() == 0:
+        for d in range(plan.depth):
+            barrier_end(stream.landed, warp_index() + plan.warps * d)

@@ -18,7 +18,7 @@ import shmemtp
 from shmemtp.log import configure
 
 GIB = 1 << 30
-PLAN_OPTIONS = ("block", "max_tile_columns", "trace")
+PLAN_OPTIONS = ("block", "max_tile_columns", "prefill_tokens", "trace")
 
 
 def parse(argv):
@@ -31,6 +31,7 @@ def parse(argv):
     parser.add_argument("--backend", choices=("auto", "gpu", "emulator"), default="auto")
     parser.add_argument("--block", type=int, help="threads of a block")
     parser.add_argument("--max-tile-columns", type=int, help="columns of a weight tile at most, a multiple of 64")
+    parser.add_argument("--prefill-tokens", type=int, help="tokens of the prompt that are fed together, at most")
     parser.add_argument("--trace", action="store_true", help="print where a layer's time goes (a little slower)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     return parser.parse_args(argv)
@@ -118,6 +119,7 @@ def measure(options, pe):
         "block": llm.plan.block,
         "depth": llm.plan.depth,
         "max_tile_columns": llm.plan.max_tile_columns,
+        "prefill_tokens": llm.plan.prefill.tokens,
     }
 
 

@@ -12,7 +12,8 @@ from .errors import InputError
 from .log import LOG
 from .loop import DecodeLoop
 from .model import model_shape
-from .plan import Plan, make_plan
+from .plan import Plan
+from .planner import make_plan
 from .resident import ResidentModel
 from .text import TextStream
 
@@ -52,7 +53,7 @@ class LLM:
     algorithm : how PEs add partial sums: "one-shot" (packets, which need P2P reach), "one-shot-put" (NVSHMEM's
         put_signal) or "auto"; see `shmemtp.algorithm.choose`.
     plan_options : of `make_plan`, for tests and tuning: block, warp, multiprocessors (the most blocks),
-        max_tile_columns, a multiple of 64.
+        max_tile_columns, a multiple of 64, prefill_tokens (of a prompt, fed together, at most).
     """
 
     def __init__(
@@ -185,5 +186,6 @@ def _make_plan(shape, context, pe, put, options) -> Plan:
         warp=device.warp_size if gpu else 1,
         multiprocessors=device.multiprocessors if gpu else 1,
         max_tile_columns=512 if gpu else 2048,  # one block has all sums of a product in its shared memory there
+        prefill_tokens=8,
     )
     return make_plan(shape, context, shared_limit=device.shared_bytes, put=put, **{**usual, **options})

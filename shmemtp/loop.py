@@ -34,18 +34,13 @@ class DecodeLoop:
     """
 
     def __init__(self, pe, team, model: ResidentModel, record_logits: int = 0):
-        from .device.backend import Constants
         from .device.trace import MARKS
 
         self.pe, self.team, self.plan, self.launches = pe, team, model.plan, 0
         plan, device = model.plan, pe.device
         self._model, self._running = model, None
         self._failed: BaseException | None = None
-        self._constants = Constants(**plan.constants)
-        self._channels = device.array(plan.channels["words"], np.uint32)
-        self._channel = Channel(
-            pe, team, Extent(plan.grid, round_up(plan.layout.o.pairs_per_block, 8), plan.put), NEVER
-        )
+        self._passes = [Passes(pe, team, each) for each in (plan, plan.prefill)]
         self._votes = _vote_memory(pe, plan)
         self._prompt, self._stops = device.array(plan.max_context, np.int64), device.array(MOST_STOPS, np.int64)
         self._control, self._progress = device.mapped(1, np.int64), device.mapped(2, np.int64)
@@ -99,7 +94,7 @@ class DecodeLoop:
         self.started = time.perf_counter()
         plan = self.plan
         self._running = self.pe.device.launch(
-            self._compiled, plan.grid, plan.block, args, shared_bytes=plan.shared["bytes"], warp=plan.warp
+            self._compiled, plan.grid, plan.block, args, shared_bytes=plan.shared_bytes, warp=plan.warp
         )
         self.launches += 1
 
@@ -137,7 +132,8 @@ class DecodeLoop:
                     time.sleep(PATIENCE_S)
                 launch.wait()
                 self._running = None
-                self._channel.check("decode")
+                for each in self._passes:
+                    each.channel.check("decode")
             except BaseException as error:
                 self._failed, self._running = error, None
         if self._failed:
@@ -146,6 +142,13 @@ class DecodeLoop:
         if reason == RUNNING:
             raise ShmemtpError("no request was decoded yet")
         return REASONS[reason]
+
+    @property
+    def passes(self) -> int:
+        """How often the loop's requests have taken tokens through all layers, each time reading all weights."""
+        from .device.decode import STEP_EPOCH
+
+        return (int(self._epochs.numpy()[STEP_EPOCH]) - 1) // self.plan.shape.layers
 
     @property
     def token_times(self) -> np.ndarray:
@@ -183,8 +186,9 @@ class DecodeLoop:
         """In the order of device/decode.py's kernel."""
         model = self._model
         return (
-            *(self._constants, self._channel.argument, model.weights, model.embedding, model.norms, model.biases),
-            *(model.head_norms, model.rope, model.keys, model.values, self._channels),
+            *(argument for passes in self._passes for argument in passes.arguments),
+            *(model.weights, model.embedding, model.norms, model.biases, model.head_norms, model.rope),
+            *(model.keys, model.values),
             *(array.argument for array in self._votes),
             *(self._prompt, prompt_count, position, max_new_tokens, self._stops),
             *(np.float32(temperature), np.float32(top_p), seed, self._control, self._progress),
@@ -193,6 +197,23 @@ class DecodeLoop:
 
 
 REASONS = {1: "length", 2: "stop_token", 3: "stopped"}
+
+
+class Passes:
+    """What passes of one plan need: its constants, a channel to the other PEs, and words that the blocks share."""
+
+    def __init__(self, pe, team, plan: Plan):
+        from .device.backend import Constants
+
+        packets = round_up(plan.layout.o.pairs_per_block * plan.tokens, 8)
+        self.channel = Channel(pe, team, Extent(plan.grid, packets, plan.put), NEVER)
+        self._words = pe.device.array(plan.channels["words"], np.uint32)
+        self._constants = Constants(**plan.constants)
+
+    @property
+    def arguments(self):
+        """In the order of device/decode.py's kernel."""
+        return self._constants, self.channel.argument, self._words
 
 
 def _vote_memory(pe, plan: Plan):

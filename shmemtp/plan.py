@@ -3,29 +3,28 @@
 `Plan.constants` is what device code calls `plan`: every number in it is a literal to the GPU's compiler.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 from .errors import ShmemtpError
 from .model import Layout, ModelShape
 from .product import TILE_ROWS, ceil_div, round_up
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["GRANULE", "Plan"]
 
 GRANULE = 16  # device/attention.py: positions that lie together in the cache
-MOST_POSITIONS = 1024  # of a part: their scores stand in shared memory
-USUAL_PARTS = 32  # of a context: one to a lane when they are merged
 MOST_DEPTH = 8  # stages of a warp's ring: more is far beyond what the memory's latency needs
 LINE = 128  # bytes: regions of shared memory start on one
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One launch of the decode kernel, the same on every PE of the team.
+    """Passes over the model in the decode kernel, `tokens` tokens at a time; the same on every PE of the team.
 
     grid blocks of `block` threads, in warps of `warp`; each warp has `depth` stages of the weight stream's ring. The
     context is split into `parts`, GRANULE positions at a time. `put` sends between PEs with NVSHMEM's put_signal.
-    `trace` has the blocks note when each phase of a layer ended.
+    `trace` has the blocks note when each phase of a layer ended. The plan of a launch is for one token; its `prefill`
+    is the plan of the passes that feed a prompt, at most `prefill_tokens` tokens each.
     """
 
     shape: ModelShape
@@ -37,7 +36,22 @@ class Plan:
     parts: int
     put: bool
     shared_limit: int = field(repr=False)
+    prefill_tokens: int = 1
     trace: bool = False
+    tokens: int = 1
+
+    @cached_property
+    def prefill(self) -> "Plan":
+        """The plan of a prompt's passes: as many tokens at once, a power of two, as shared memory has room for."""
+        tokens = 1
+        while 2 * tokens <= self.prefill_tokens and replace(self, tokens=2 * tokens)._depth > 0:
+            tokens *= 2
+        return replace(self, tokens=tokens)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of the launch: what a block needs for any of its passes."""
+        return max(self.shared["bytes"], self.prefill.shared["bytes"])
 
     @cached_property
     def layout(self) -> Layout:
@@ -64,13 +78,13 @@ class Plan:
     @property
     def _scratch(self) -> dict[str, int]:
         """Bytes of attention's shared memory (device/attention.py), each a multiple of LINE."""
-        shape = self.shape
+        rows, head_dim = self.shape.group * self.tokens, self.shape.head_dim
         sizes = {
-            "vectors": 4 * (shape.group + 2) * shape.head_dim,
-            "queries": 2 * shape.group * shape.head_dim,
-            "scores": 4 * shape.group * self.part_positions,
-            "weights": 2 * shape.group * self.part_positions,
-            "totals": 8 * shape.group,
+            "vectors": 4 * (rows + 2 * self.tokens) * head_dim,
+            "queries": 2 * rows * head_dim,
+            "scores": 4 * rows * self.part_positions,
+            "weights": 2 * rows * self.part_positions,
+            "totals": 8 * rows,
         }
         return {name: round_up(nbytes, LINE) for name, nbytes in sizes.items()}
 
@@ -84,25 +98,28 @@ class Plan:
         return max(product.columns for product in (layout.qkv, layout.gate_up, layout.lm_head)) + 4
 
     @property
-    def x_elements(self) -> int:
-        """Elements of a product's input in shared memory, the largest."""
+    def x_stride(self) -> int:
+        """Elements of a token's input of a product in shared memory, the largest."""
         return max(2 * self.low_terms, *(product.columns for product in self.layout.products))
 
     @cached_property
     def _small_regions(self) -> dict[str, int]:
-        """Bytes of each region of a block's shared memory beside the ring. Attention's scratch shares partial's."""
-        lm_head = self.layout.lm_head
+        """Bytes of each region of a block's shared memory beside the ring. Attention's scratch shares partial's.
+
+        The first three do not depend on the tokens of a pass: they stay where they are from pass to pass.
+        """
+        lm_head, tokens = self.layout.lm_head, self.tokens
         tiles = max(lm_head.splits, *(product.tiles_per_block for product in self.layout.products[:4]))
         return {
-            "x": 2 * self.x_elements,
-            "partial": max(4 * TILE_ROWS * tiles, sum(self._scratch.values())),
-            "logits": 8 * lm_head.pairs_per_block,
-            "residual": 8 * self.layout.o.pairs_per_block,
-            "sums": 4 * self.warps,
             "flags": 16,
-            "rotation": 4 * self.shape.head_dim,
             "keys": 8 * self.warps,
             "numbers": 4 * (self.warps + 4),
+            "x": 2 * tokens * self.x_stride,
+            "partial": max(4 * TILE_ROWS * tiles * tokens, sum(self._scratch.values())),
+            "logits": 8 * lm_head.pairs_per_block if tokens == 1 else 0,
+            "residual": 8 * self.layout.o.pairs_per_block * tokens,
+            "sums": 4 * self.warps * tokens,
+            "rotation": 4 * self.shape.head_dim * tokens,
         }
 
     @property
@@ -115,24 +132,34 @@ class Plan:
     def stage_elements(self) -> int:
         return max(product.tile_elements for product in self.layout.products)
 
+    @property
+    def _small_bytes(self) -> int:
+        return sum(round_up(nbytes, LINE) for nbytes in self._small_regions.values()) + LINE
+
+    @property
+    def _round_bytes(self) -> int:
+        """What a stage for each warp takes."""
+        return self.warps * (2 * self.stage_elements + 8)
+
     @cached_property
+    def _depth(self) -> int:
+        return min((self.shared_limit - self._small_bytes) // self._round_bytes, MOST_DEPTH)
+
+    @property
     def depth(self) -> int:
         """Stages of the ring for each warp: what shared memory has room for."""
-        small = sum(round_up(nbytes, LINE) for nbytes in self._small_regions.values())
-        stage = self.warps * (2 * self.stage_elements + 8)
-        depth = (self.shared_limit - small - LINE) // stage
-        if depth < 1:
+        if self._depth < 1:
             raise ShmemtpError(
-                f"this model needs {small + LINE + stage} bytes of shared memory a block, "
+                f"this model needs {self._small_bytes + self._round_bytes} bytes of shared memory a block, "
                 f"and the device has {self.shared_limit}"
             )
-        return min(depth, MOST_DEPTH)
+        return self._depth
 
     @cached_property
     def shared(self) -> dict[str, int]:
         """Byte offsets in a block's shared memory; `bytes` is its size."""
         stages = self.warps * self.depth
-        regions = {"ring": 2 * stages * self.stage_elements, "landed": 8 * stages, **self._small_regions}
+        regions = {**self._small_regions, "ring": 2 * stages * self.stage_elements, "landed": 8 * stages}
         offsets, at = {}, 0
         for name, nbytes in regions.items():
             offsets[name] = at
@@ -148,7 +175,7 @@ class Plan:
         """Word offsets of the channels between blocks of one PE, two parities each; `words` is their size."""
         shape = self.shape
         half = shape.head_dim // 2
-        sizes = {
+        sizes = {  # of a token
             "hidden": 2 * (shape.hidden // 2),
             "qkv": 4 * (shape.qkv_rows // 2),
             "partial": 4 * shape.kv_heads * self.parts * shape.group * (half + 1),
@@ -158,7 +185,7 @@ class Plan:
         offsets, at = {}, 0
         for name, words in sizes.items():
             offsets[name] = at
-            at += round_up(2 * words, 32)
+            at += round_up(2 * self.tokens * words, 32)
         return {**offsets, "words": at}
 
     @property
@@ -180,6 +207,7 @@ class Plan:
             pes=shape.tp,
             put=self.put,
             trace=self.trace,
+            tokens=self.tokens,
             grid=self.grid,
             block=self.block,
             warps=self.warps,
@@ -200,7 +228,8 @@ class Plan:
             down_start=layout.offsets[3],
             lm_head_rows=2 * layout.lm_head.pairs_per_block,
             lm_head_turn=self.turn_tiles,
-            x_elements=self.x_elements,
+            x_elements=self.tokens * self.x_stride,
+            x_stride=self.x_stride,
             low_terms=self.low_terms,
             row_splits=max(layout.o.splits, layout.down.splits),
             partial_count=self._small_regions["partial"] // 4,
@@ -212,34 +241,3 @@ class Plan:
         values.update({f"shared_{name}": at for name, at in self.shared.items()})
         values.update({f"channel_{name}": at for name, at in self.channels.items()})
         return values
-
-
-def make_plan(
-    shape: ModelShape,
-    max_context: int,
-    multiprocessors: int,
-    shared_limit: int,
-    block: int,
-    warp: int,
-    max_tile_columns: int = 512,
-    put: bool = False,
-    trace: bool = False,
-) -> Plan:
-    """The plan for a model on a device of `multiprocessors` and `shared_limit` bytes of shared memory a block."""
-    grid = _grid(shape, multiprocessors, max_tile_columns)
-    parts = max(1, min(USUAL_PARTS, grid // shape.kv_heads, ceil_div(max_context, GRANULE)))
-    parts = max(parts, ceil_div(max_context, MOST_POSITIONS))
-    return Plan(shape, grid, block, warp, max_tile_columns, max_context, parts, put, shared_limit, trace)
-
-
-def _grid(shape: ModelShape, multiprocessors: int, max_tile_columns: int) -> int:
-    """Blocks: one a multiprocessor or some fewer, whichever pads the weights least.
-
-    Every block must own a tile's rows of the hidden state: the channels' slots are safe to use again because every
-    block takes part in every exchange of it.
-    """
-    quads = ceil_div(shape.hidden, TILE_ROWS)
-    most = min(multiprocessors, quads)
-    fitting = [n for n in range(1, most + 1) if ceil_div(quads, ceil_div(quads, n)) == n]
-    near = [n for n in fitting if n >= 0.9 * most] or fitting[-1:]
-    return min(near, key=lambda n: (Layout(shape, n, max_tile_columns).elements, -n))

@@ -5,7 +5,7 @@ import pytest
 
 from shmemtp.config import load_config
 from shmemtp.model import Layout, Product, model_shape, pack, product, unpack
-from shmemtp.plan import make_plan
+from shmemtp.planner import make_plan
 
 
 def test_shape_of_llama_70b_on_8_pes():

@@ -17,19 +17,25 @@ def _add_products(w, x, total):
 
 
 @function
-def multiply_rows(rows, at, x, start, columns, low, sums, to):
-    """Four bf16 rows times a bf16 vector, or one of two bf16 terms, into `sums[to : to + 4]` (warp)."""
+def multiply_rows(rows, at, x, start, stride, count, columns, low, sums, to):
+    """Four bf16 rows times `count` bf16 vectors, or vectors of two bf16 terms, into `sums` (warp)."""
     for row in range(4):
-        total = float32(0)
-        for column in range(8 * lane_index(), columns, 8 * warp_size()):
-            w = load_vector(rows, at + row * columns + column)
-            total = _add_products(w, load_vector(x, start + column), total)
-            if low > 0:
-                behind = start + low + column
-                total = _add_products(w, load_pair(x, behind) + load_pair(x, behind + 4), total)
-        total = warp_sum(total)
-        if lane_index() == 0:
-            sums[to + row] = total
+        for n in range(count):
+            total = _row_times_vector(rows, at + row * columns, x, start + n * stride, columns, low)
+            if lane_index() == 0:
+                sums[(to + row) * count + n] = total
+
+
+@function
+def _row_times_vector(rows, at, x, start, columns, low):
+    total = float32(0)
+    for column in range(8 * lane_index(), columns, 8 * warp_size()):
+        w = load_vector(rows, at + column)
+        total = _add_products(w, load_vector(x, start + column), total)
+        if low > 0:
+            behind = start + low + column
+            total = _add_products(w, load_pair(x, behind) + load_pair(x, behind + 4), total)
+    return warp_sum(total)
 
 
 @function

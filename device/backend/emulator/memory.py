@@ -13,6 +13,7 @@ from .context import I64, function
 __all__ = [
     "atomic_add",
     "atomic_cas",
+    "barrier_end",
     "barrier_expect",
     "barrier_fence",
     "barrier_init",
@@ -132,6 +133,11 @@ def _advance(array, i, nbytes, arrivals):
 def barrier_init(array, i):
     """An mbarrier in phase 0, for one arrival a phase."""
     store_relaxed(array, i, 2)
+
+
+@function
+def barrier_end(array, i):
+    """Its word is memory like any other."""
 
 
 @function

@@ -14,8 +14,11 @@ __all__ = ["multiply_rows", "score_keys", "weigh_values"]
 
 I32, F32 = ir.IntType(32), ir.FloatType()
 FULL_WARP = 0xFFFFFFFF
+MOST_VECTORS = 8
 CHUNK, TOGETHER = 64, 4  # columns of four rows that one mma takes; chunks whose loads are in flight together
 ROW_WORDS, VECTOR_WORDS = 4 * TOGETHER, 2 * TOGETHER  # of each lane
+TOTALS = 8  # of each lane and vector
+MOST_TOTALS = TOTALS * MOST_VECTORS
 
 
 @intrinsic
@@ -43,11 +46,11 @@ def _mma_half(a0, a2, b0, b1, c0, c1):
 
 
 @function
-def multiply_rows(rows, at, x, start, columns, low, sums, to):
-    """Four bf16 rows times a bf16 vector, or one of two bf16 terms, into `sums[to : to + 4]` (warp).
+def multiply_rows(rows, at, x, start, stride, count, columns, low, sums, to):
+    """Four bf16 rows times `count` bf16 vectors, or vectors of two bf16 terms, into `sums` (warp).
 
     An mma multiplies 16 rows by 8 columns: here each of the four rows is four quarters of a chunk, and the other
-    operand's columns are the vector's quarters, those of its low terms behind; the wanted products stand where a
+    operand's columns are one vector's quarters, those of its low terms behind; the wanted products stand where a
     quarter meets itself. Which columns make a quarter is free as long as both operands agree: lane (g, t) has eight
     that lie side by side in row g / 2, of which words 0 and 2 belong to one quarter, 1 and 3 to the next one, so that
     one load of 16 bytes is an operand as it stands.
@@ -57,43 +60,51 @@ def multiply_rows(rows, at, x, start, columns, low, sums, to):
     row = uint32(at + (group >> 1) * columns + (group & 1) * (CHUNK // 2) + column * 8)
     term = start if group < 4 else start + low
     vector = uint32(term + ((group >> 1) & 1) * (CHUNK // 2) + column * 8 + (group & 1) * 2)
-    c = (float32(0), float32(0), float32(0), float32(0))
-    d = (float32(0), float32(0), float32(0), float32(0))
+    totals = local(MOST_TOTALS, float32)
+    for i in range(TOTALS * count):
+        totals[i] = float32(0)
     left = uint32(columns) // uint32(CHUNK)
     while left >= TOGETHER:
-        c, d = _multiply_chunks(rows, row, x, vector, TOGETHER, c, d)
+        _multiply_chunks(rows, row, x, vector, stride, count, TOGETHER, totals)
         row, vector = uint32(row + TOGETHER * CHUNK), uint32(vector + TOGETHER * CHUNK)
         left = uint32(left - TOGETHER)
     if left & 2:
-        c, d = _multiply_chunks(rows, row, x, vector, 2, c, d)
+        _multiply_chunks(rows, row, x, vector, stride, count, 2, totals)
         row, vector = uint32(row + 2 * CHUNK), uint32(vector + 2 * CHUNK)
     if left & 1:
-        c, d = _multiply_chunks(rows, row, x, vector, 1, c, d)
+        _multiply_chunks(rows, row, x, vector, stride, count, 1, totals)
     # Lane (g, t) holds rows g and g + 8 of the product, columns 2t and 2t + 1: quarters 2 (g % 2) and on of row g / 2,
     # times quarters 2 (t % 2) and on of the high terms (t < 2) or of the low ones. They meet in lanes 0, 2, 5, 7 of 8.
-    total = (c[0] + d[0]) + (c[3] + d[3])
-    if low == 0 and column >= 2:
-        total = float32(0)
-    total += cuda.shfl_xor_sync(FULL_WARP, total, 2)
-    total += cuda.shfl_xor_sync(FULL_WARP, total, 5)
-    if lane & 7 == 0:
-        sums[to + (lane >> 3)] = total
+    for n in range(count):
+        i = TOTALS * n
+        total = (totals[i] + totals[i + 4]) + (totals[i + 3] + totals[i + 7])
+        if low == 0 and column >= 2:
+            total = float32(0)
+        total += cuda.shfl_xor_sync(FULL_WARP, total, 2)
+        total += cuda.shfl_xor_sync(FULL_WARP, total, 5)
+        if lane & 7 == 0:
+            sums[(to + (lane >> 3)) * count + n] = total
 
 
 @function
-def _multiply_chunks(rows, row, x, vector, count, c, d):
-    """`count` chunks, all loads under way before the first mma; c and d take turns, for an mma waits for its sums."""
+def _multiply_chunks(rows, row, x, vector, stride, count, chunks, totals):
+    """`chunks` chunks by each vector, all loads under way before the first mma.
+
+    A vector's mmas take turns with two sets of totals, for an mma waits for those that it adds to.
+    """
     w, v = local(ROW_WORDS, uint32), local(VECTOR_WORDS, uint32)
-    for j in range(count):
+    for j in range(chunks):
         w[4 * j], w[4 * j + 1], w[4 * j + 2], w[4 * j + 3] = load_vector(rows, row + j * CHUNK)
-        v[2 * j], v[2 * j + 1] = load_word(x, vector + j * CHUNK), load_word(x, vector + j * CHUNK + 4)
-    for j in range(count):
-        i, k = 4 * j, 2 * j
-        if j & 1 == 0:
-            c = _mma(w[i], w[i + 1], w[i + 2], w[i + 3], v[k], v[k + 1], c[0], c[1], c[2], c[3])
-        else:
-            d = _mma(w[i], w[i + 1], w[i + 2], w[i + 3], v[k], v[k + 1], d[0], d[1], d[2], d[3])
-    return c, d
+    for n in range(count):
+        for j in range(chunks):
+            from_here = uint32(vector + n * stride + j * CHUNK)
+            v[2 * j], v[2 * j + 1] = load_word(x, from_here), load_word(x, from_here + 4)
+        for j in range(chunks):
+            i, k, t = 4 * j, 2 * j, TOTALS * n + 4 * (j & 1)
+            totals[t], totals[t + 1], totals[t + 2], totals[t + 3] = _mma(
+                *(w[i], w[i + 1], w[i + 2], w[i + 3], v[k], v[k + 1]),
+                *(totals[t], totals[t + 1], totals[t + 2], totals[t + 3]),
+            )
 
 
 @function

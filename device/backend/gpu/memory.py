@@ -122,6 +122,7 @@ def _shared_address(typingctx, array, i):
 
 _init = ptx("mbarrier.init.shared::cta.b64 [$0], 1;", "r,~{memory}", types.void, uint32)
 _expect = ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r,~{memory}", types.void, uint32, uint32)
+_inval = ptx("mbarrier.inval.shared::cta.b64 [$0];", "r,~{memory}", types.void, uint32)
 _try_wait = ptx(
     "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [$1], $2; selp.u32 $0,1,0,p; }",
     "=r,r,r,~{memory}",
@@ -146,6 +147,11 @@ _fence_proxy = ptx("fence.proxy.async.shared::cta;", "~{memory}", types.void)
 @function
 def barrier_init(array, i):
     _init(_shared_address(array, int64(i)))
+
+
+@function
+def barrier_end(array, i):
+    _inval(_shared_address(array, int64(i)))
 
 
 @function

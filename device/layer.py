@@ -1,0 +1,119 @@
+"""A transformer layer of a pass, from its tokens' embeddings on, and the shared memory in which a block works on it."""
+
+from collections import namedtuple
+
+from .attention import Scratch, attend, prefetch_cache
+from .backend import (
+    barrier_fence,
+    block_index,
+    float32,
+    function,
+    int64,
+    shared,
+    sync_block,
+    thread_index,
+    uint16,
+    uint32,
+)
+from .matvec import column_parallel, multiply, row_parallel
+from .merge import merge_parts
+from .norm import embed, prefetch_norms, receive_hidden, start_residual
+from .projections import publish_activations, publish_heads, receive_between
+from .residual import own_pairs, reduce_residual
+from .rope import load_rotation
+from .trace import ATTENDED, COLUMN_PARALLEL, HIDDEN, INPUT, PUBLISHED, RECEIVED, REDUCED, ROW_PARALLEL, mark
+
+Block = namedtuple("Block", "x_words x partial logits scratch residual sums flags trace")
+Block.__doc__ = """A block's shared memory beside the stream's ring.
+
+x: uint16 bf16 [tokens, x_stride], the current product's inputs (x_words: the same as uint32). partial: float32
+[tiles, TILE_ROWS, tokens], a product's sums. logits: float32. scratch: attention's, in the same memory as partial.
+residual: float32 [hidden_local, tokens, 2], the block's pairs of the hidden states. sums: float32 [tokens, warps].
+flags: int64 [2]. trace: device memory of trace.py.
+"""
+Resident = namedtuple("Resident", "weights embedding norms biases rope")
+Resident.__doc__ = """The model. weights: uint16 bf16, the stream. embedding: uint32 bf16 pairs [total_vocab, hidden
+/ 2]. norms: float32 [2 * layers + 1, hidden]. biases: float32 [layers, qkv rows]. rope: float32 [positions, head_dim /
+2, cosine and sine]."""
+
+
+@function
+def open_block(plan, trace):
+    """The block's shared memory as `plan` divides it (block)."""
+    block = Block(
+        shared(plan.shared_x, plan.x_elements // 2, uint32),
+        shared(plan.shared_x, plan.x_elements, uint16),
+        shared(plan.shared_partial, plan.partial_count, float32),
+        shared(plan.shared_logits, plan.lm_head_rows, float32),
+        Scratch(
+            shared(plan.shared_vectors, (plan.group + 2) * plan.tokens * plan.head_dim, float32),
+            shared(plan.shared_queries, plan.group * plan.tokens * plan.head_dim, uint16),
+            shared(plan.shared_scores, plan.group * plan.tokens * plan.part_positions, float32),
+            shared(plan.shared_weights, plan.group * plan.tokens * plan.part_positions, uint16),
+            shared(plan.shared_totals, 2 * plan.group * plan.tokens, float32),
+            shared(plan.shared_rotation, plan.tokens * plan.head_dim, float32),
+        ),
+        shared(plan.shared_residual, 2 * plan.hidden_local * plan.tokens, float32),
+        shared(plan.shared_sums, plan.tokens * plan.warps, float32),
+        shared(plan.shared_flags, 2, int64),
+        trace,
+    )
+    for word in range(thread_index(), plan.x_elements // 2, plan.block):
+        block.x_words[word] = uint32(0)  # what pads a product's input meets weights of 0, and must be a number
+    barrier_fence()  # the copy engine is about to overwrite what other passes have written
+    sync_block()
+    return block
+
+
+@function
+def begin_token(plan, resident, block, token_id, token, position):
+    """The hidden state and the rotation of the pass's token number `token` (block)."""
+    embed(plan, resident.embedding, token_id, token, resident.norms, block.x_words, block.sums)
+    load_rotation(plan, resident.rope, position, token, block.scratch.rotation)
+    first = block_index() * plan.hidden_local
+    start_residual(plan, resident.embedding, token_id, token, first, own_pairs(plan), block.residual)
+
+
+@function
+def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits):
+    """One transformer layer of a pass; x and sums hold its normalised input (block).
+
+    position: the first token's. step: how many layers of how many passes came before, since the memory was made: the
+    tag of this one's packets.
+    channels: words by which this PE's blocks tell each other. limits: of every wait.
+
+    Attention and MLP have one shape: a column-parallel product, what its rows become, a row-parallel product, and its
+    sum over the PEs. They are one loop so that they share their code: a layer's must fit the instruction cache.
+    """
+    for half in range(2):
+        attention = half == 0
+        sync_block()
+        mark(plan, block.trace, layer, half, INPUT)
+        multiply(plan, stream, block.x, block.partial, column_parallel(plan, attention))
+        sync_block()
+        mark(plan, block.trace, layer, half, COLUMN_PARALLEL)
+        prefetch_norms(plan, resident.norms, 2 * layer + half + 1)
+        if attention:
+            publish_heads(plan, channels, block.partial, block.sums, resident.biases, layer, step)
+            sync_block()
+            attend(plan, cache, channels, block.scratch, layer, position, step, limits)
+            mark(plan, block.trace, layer, half, ATTENDED)
+            merge_parts(plan, channels, step, limits)
+        else:
+            publish_activations(plan, channels, block.partial, block.sums, step)
+        mark(plan, block.trace, layer, half, PUBLISHED)
+        receive_between(plan, channels, attention, step, block.x_words, limits)
+        sync_block()
+        mark(plan, block.trace, layer, half, RECEIVED)
+        product = row_parallel(plan, attention)
+        multiply(plan, stream, block.x, block.partial, product)
+        sync_block()
+        mark(plan, block.trace, layer, half, ROW_PARALLEL)
+        epoch = 2 * step + half
+        reduce_residual(plan, comm, channels, block.partial, product.splits, block.residual, epoch)
+        if not attention:
+            prefetch_cache(plan, cache, layer + 1 if layer + 1 < plan.layers else 0, position + plan.tokens)
+        mark(plan, block.trace, layer, half, REDUCED)
+        row = 2 * layer + half + 1
+        receive_hidden(plan, channels, resident.norms, row, epoch, block.x_words, block.sums, limits)
+        mark(plan, block.trace, layer, half, HIDDEN)

@@ -1,0 +1,45 @@
+"""Chooses how a model runs on a device: how many blocks share the work, and in how many parts its context lies."""
+
+from .model import Layout, ModelShape
+from .plan import GRANULE, Plan
+from .product import TILE_ROWS, ceil_div
+
+__all__ = ["make_plan"]
+
+MOST_POSITIONS = 1024  # of a part: their scores stand in shared memory
+USUAL_PARTS = 32  # of a context: one to a lane when they are merged
+
+
+def make_plan(
+    shape: ModelShape,
+    max_context: int,
+    multiprocessors: int,
+    shared_limit: int,
+    block: int,
+    warp: int,
+    max_tile_columns: int = 512,
+    put: bool = False,
+    prefill_tokens: int = 1,
+    trace: bool = False,
+) -> Plan:
+    """The plan for a model on a device of `multiprocessors` and `shared_limit` bytes of shared memory a block."""
+    grid = _grid(shape, multiprocessors, max_tile_columns)
+    parts = max(1, min(USUAL_PARTS, grid // shape.kv_heads, ceil_div(max_context, GRANULE)))
+    parts = max(parts, ceil_div(max_context, MOST_POSITIONS))
+    return Plan(
+        *(shape, grid, block, warp, max_tile_columns, max_context, parts, put),
+        *(shared_limit, prefill_tokens, trace),
+    )
+
+
+def _grid(shape: ModelShape, multiprocessors: int, max_tile_columns: int) -> int:
+    """Blocks: one a multiprocessor or some fewer, whichever pads the weights least.
+
+    Every block must own a tile's rows of the hidden state: the channels' slots are safe to use again because every
+    block takes part in every exchange of it.
+    """
+    quads = ceil_div(shape.hidden, TILE_ROWS)
+    most = min(multiprocessors, quads)
+    fitting = [n for n in range(1, most + 1) if ceil_div(quads, ceil_div(quads, n)) == n]
+    near = [n for n in fitting if n >= 0.9 * most] or fitting[-1:]
+    return min(near, key=lambda n: (Layout(shape, n, max_tile_columns).elements, -n))
