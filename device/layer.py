@@ -44,7 +44,7 @@ def open_block(plan, trace):
         shared(plan.shared_x, plan.x_elements // 2, uint32),
         shared(plan.shared_x, plan.x_elements, uint16),
         shared(plan.shared_partial, plan.partial_count, float32),
-        shared(plan.shared_logits, plan.lm_head_rows, float32),
+        shared(plan.shared_logits, plan.logits_count, float32),
         Scratch(
             shared(plan.shared_vectors, (plan.group + 2) * plan.tokens * plan.head_dim, float32),
             shared(plan.shared_queries, plan.group * plan.tokens * plan.head_dim, uint16),

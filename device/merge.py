@@ -8,6 +8,7 @@ from .backend import (
     float32,
     function,
     lane_index,
+    local,
     store_half,
     uint32,
     warp_index,
@@ -16,40 +17,60 @@ from .backend import (
     warp_sum,
 )
 from .bfloat16 import pack
-from .packets import receive_two, wait_for_packet
+from .packets import receive_batch, wait_for_packet
 from .watch import PARTIAL
+
+MOST_TOGETHER = 4  # of `plan.merge_tokens`
+MOST_WORDS = 4 * MOST_TOGETHER
 
 
 @function
 def merge_parts(plan, channels, step, limits):
-    """Pairs of output dimensions over the parts, to all blocks as bf16; a pair to a warp, a part to a lane (block)."""
-    rows = plan.group * plan.tokens
-    half = plan.head_dim // 2
-    tag = uint32(step)
+    """Pairs of output dimensions over the parts, to all blocks as bf16 (block).
+
+    A pair of `plan.merge_tokens` tokens to a warp, a part to a lane.
+    """
+    turns = plan.tokens // plan.merge_tokens
     turn = warp_index()
-    while turn < plan.attention_local * plan.tokens:
-        number, token = turn // plan.tokens, turn % plan.tokens
-        pair = block_index() * plan.attention_local + number
-        if pair < plan.heads * half:
-            head, d = pair // half, pair % half
-            unit = (step & 1) * plan.units + head // plan.group * plan.parts
-            row = head % plan.group * plan.tokens + token
-            at = plan.channel_partial + 4 * (unit * rows + row) * (half + 1)
-            wait_for_packet(channels, at + 4 * half, tag, limits, PARTIAL)
-            best, total, upper, lower = float32(LOWEST), float32(0), float32(0), float32(0)
-            for part in range(lane_index(), plan.parts, warp_size()):
-                there = at + 4 * part * rows * (half + 1)
-                a, b, c, e = receive_two(channels, there + 4 * half, there + 4 * d, tag, limits, PARTIAL, limits.pe)
-                maximum = max(best, as_float32(a))
-                old, new = exp(best - maximum), exp(as_float32(a) - maximum)
-                total = total * old + as_float32(b) * new
-                upper = upper * old + as_float32(c) * new
-                lower = lower * old + as_float32(e) * new
-                best = maximum
-            maximum = warp_max(best)
-            factor = exp(best - maximum)
-            total, upper, lower = warp_sum(total * factor), warp_sum(upper * factor), warp_sum(lower * factor)
-            if lane_index() == 0:
-                to = ((step & 1) * plan.tokens + token) * plan.attention_pairs + pair
-                store_half(channels, plan.channel_attention + 2 * to, pack(upper / total, lower / total), tag)
+    while turn < plan.attention_local * turns:
+        pair = block_index() * plan.attention_local + turn // turns
+        if pair < plan.attention_pairs:
+            merge_pair(plan, channels, pair, turn % turns * plan.merge_tokens, step, limits)
         turn += plan.warps
+
+
+@function
+def merge_pair(plan, channels, pair, first, step, limits):
+    """Output dimensions 2 pair and 2 pair + 1 of `plan.merge_tokens` tokens from number `first` on (warp)."""
+    half, rows, tag = plan.head_dim // 2, plan.group * plan.tokens, uint32(step)
+    head, d = pair // half, pair % half
+    unit = (step & 1) * plan.units + head // plan.group * plan.parts
+    row_words = 4 * (half + 1)
+    at = plan.channel_partial + (unit * rows + head % plan.group * plan.tokens + first) * row_words
+    data = local(MOST_WORDS, uint32)
+    best, total = local(MOST_TOGETHER, float32), local(MOST_TOGETHER, float32)
+    upper, lower = local(MOST_TOGETHER, float32), local(MOST_TOGETHER, float32)
+    for n in range(plan.merge_tokens):
+        best[n], total[n], upper[n], lower[n] = float32(LOWEST), float32(0), float32(0), float32(0)
+    wait_for_packet(channels, at + 4 * half, tag, limits, PARTIAL)
+    for part in range(lane_index(), plan.parts, warp_size()):
+        there = at + part * rows * row_words
+        receive_batch(  # of each token the pair, and what stands behind its row's pairs
+            *(channels, there, d, half - d, half + 1, tag, data, limits, PARTIAL, 0),
+            *(2, plan.merge_tokens, row_words),
+        )
+        for n in range(plan.merge_tokens):
+            highest, weight = as_float32(data[4 * n + 2]), as_float32(data[4 * n + 3])
+            maximum = max(best[n], highest)
+            old, new = exp(best[n] - maximum), exp(highest - maximum)
+            total[n] = total[n] * old + weight * new
+            upper[n] = upper[n] * old + as_float32(data[4 * n]) * new
+            lower[n] = lower[n] * old + as_float32(data[4 * n + 1]) * new
+            best[n] = maximum
+    for n in range(plan.merge_tokens):
+        factor = exp(best[n] - warp_max(best[n]))
+        whole = warp_sum(total[n] * factor)
+        first_half, second_half = warp_sum(upper[n] * factor), warp_sum(lower[n] * factor)
+        if lane_index() == 0:
+            to = ((step & 1) * plan.tokens + first + n) * plan.attention_pairs + pair
+            store_half(channels, plan.channel_attention + 2 * to, pack(first_half / whole, second_half / whole), tag)

@@ -20,10 +20,12 @@ from .backend import (
     warp_sum,
 )
 from .bfloat16 import high, low, pack, pack_rest
-from .packets import BATCH, BATCH_WORDS, receive_batch, wait_for_packet
+from .packets import BATCH, BATCH_WORDS, clear_padding, receive_batch, wait_for_packet
 from .watch import HIDDEN
 
-BATCH_WEIGHTS = 4 * BATCH
+MOST_TOKENS = 4  # of `plan.hidden_tokens`
+MOST_WORDS = MOST_TOKENS * BATCH_WORDS
+MOST_WEIGHTS = 4 * BATCH
 
 
 @function
@@ -57,35 +59,47 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     norms: float32 [rows * hidden]. x: uint32, bf16 pairs, for each token [hidden / 2] high terms and as many low ones.
     sums: float32 [tokens, warps], for `scale`, which is valid after the next `sync_block`.
     """
-    for token in range(plan.tokens):
-        _receive_hidden(plan, channels, norms, row, epoch, token, x, sums, limits)
+    for first in range(0, plan.tokens, plan.hidden_tokens):
+        _receive_hidden(plan, channels, norms, row, epoch, first, x, sums, limits)
+    end = plan.low_terms // 2 - 2
+    clear_padding(plan, x, plan.hidden_pairs, end)
+    clear_padding(plan, x, plan.low_terms // 2 + plan.hidden_pairs, plan.low_terms // 2 + end)
 
 
 @function
-def _receive_hidden(plan, channels, norms, row, epoch, token, x, sums, limits):
-    at = plan.channel_hidden + 2 * ((epoch & 1) * plan.tokens + token) * plan.hidden_pairs
+def _receive_hidden(plan, channels, norms, row, epoch, first_token, x, sums, limits):
+    """Those of `plan.hidden_tokens` tokens, whose packets are all polled for at once."""
+    token_words = 2 * plan.hidden_pairs
+    at = plan.channel_hidden + ((epoch & 1) * plan.tokens + first_token) * token_words
     packets = plan.hidden_pairs // 2
-    data, weights = local(BATCH_WORDS, uint32), local(BATCH_WEIGHTS, float32)
-    squares = float32(0)
+    data, weights = local(MOST_WORDS, uint32), local(MOST_WEIGHTS, float32)
+    squares = local(MOST_TOKENS, float32)
+    for token in range(plan.hidden_tokens):
+        squares[token] = float32(0)
     base = thread_index() - lane_index()
     while base < packets:
         first = base + lane_index()
-        for b in range(BATCH):  # before there is something to wait for
+        for b in range(plan.hidden_batch):  # before there is something to wait for
             packet, w = first + b * plan.block, 4 * b
             if packet < packets:
                 own = weights_of(norms, row * plan.hidden + 4 * packet)
                 weights[w], weights[w + 1], weights[w + 2], weights[w + 3] = own
         wait_for_packet(channels, at + 4 * base, uint32(epoch), limits, HIDDEN)
-        receive_batch(channels, at, first, plan.block, packets, uint32(epoch), data, limits, HIDDEN, 0)
-        for b in range(BATCH):
-            packet, w = first + b * plan.block, 4 * b
-            if packet < packets:
-                own = weights[w], weights[w + 1], weights[w + 2], weights[w + 3]
-                squares += store_normed(plan, own, token, packet, data[2 * b], data[2 * b + 1], x)
-        base += BATCH * plan.block
-    squares = warp_sum(squares)
-    if lane_index() == 0:
-        sums[token * plan.warps + warp_index()] = squares
+        receive_batch(
+            *(channels, at, first, plan.block, packets, uint32(epoch), data, limits, HIDDEN, 0),
+            *(plan.hidden_batch, plan.hidden_tokens, token_words),
+        )
+        for token in range(plan.hidden_tokens):
+            for b in range(plan.hidden_batch):
+                packet, w, d = first + b * plan.block, 4 * b, 2 * (token * plan.hidden_batch + b)
+                if packet < packets:
+                    own = weights[w], weights[w + 1], weights[w + 2], weights[w + 3]
+                    squares[token] += store_normed(plan, own, first_token + token, packet, data[d], data[d + 1], x)
+        base += plan.hidden_batch * plan.block
+    for token in range(plan.hidden_tokens):
+        total = warp_sum(squares[token])
+        if lane_index() == 0:
+            sums[(first_token + token) * plan.warps + warp_index()] = total
 
 
 @function

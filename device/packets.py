@@ -13,6 +13,7 @@ from .watch import LEAVE, NAP, keep_waiting
 
 BATCH = 4  # packets of one thread whose loads are in flight together
 BATCH_WORDS = 2 * BATCH
+MOST_VECTOR_WORDS = 2 * BATCH_WORDS  # of `plan.vector_batch` packets
 
 
 @function
@@ -45,39 +46,28 @@ def receive(words, at, tag, limits, operation, peer):
 
 
 @function
-def receive_two(words, at, other, tag, limits, operation, peer):
-    """Waits for the packets at words `at` and `other`, loaded together; returns their four data words (thread)."""
-    polls = began = 0
-    while True:
-        a, tag_a, b, tag_b = load_packet(words, at)
-        c, tag_c, d, tag_d = load_packet(words, other)
-        if tag_a == tag and tag_b == tag and tag_c == tag and tag_d == tag:
-            return a, b, c, d
-        polls += 1
-        began = keep_waiting(limits, polls, began, operation, peer, at, tag, tag_a)
-        if began == LEAVE:
-            return a, b, c, d
+def receive_batch(
+    words, at, first, stride, count, tag, data, limits, operation, per_peer, batch=BATCH, rows=1, row_words=0
+):
+    """Waits for packets first, first + stride, ... (`batch` of them, those below `count`) of a channel (thread).
 
-
-@function
-def receive_batch(words, at, first, stride, count, tag, data, limits, operation, per_peer):
-    """Waits for packets first, first + stride, ... (at most BATCH, below `count`) of the channel at word `at` (thread).
-
-    Their data words go to `data` (uint32, 2 * BATCH). All loads are in flight together: polling packet after packet
-    would pay the memory's latency for each. per_peer: packets from each PE, by which the sender of a missing one is
-    known; 0 where all are this PE's own.
+    The channel begins at word `at`; of `rows` channels, `row_words` apart, each has such packets. Their data words go
+    to `data`, uint32 [rows, batch, 2]. All loads are in flight together: polling packet after packet would pay the
+    memory's latency for each. per_peer: packets from each PE, by which the sender of a missing one is known; 0 where
+    all are this PE's own. batch and rows are constants.
     """
     polls = began = 0
     while True:
         missing, seen = -1, uint32(0)
-        for b in range(BATCH):
-            packet = first + b * stride
-            if packet < count:
-                data_a, tag_a, data_b, tag_b = load_packet(words, at + 4 * packet)
-                data[2 * b] = data_a
-                data[2 * b + 1] = data_b
-                if tag_a != tag or tag_b != tag:
-                    missing, seen = packet, tag_a
+        for row in range(rows):
+            for b in range(batch):
+                packet, n = first + b * stride, 2 * (row * batch + b)
+                if packet < count:
+                    data_a, tag_a, data_b, tag_b = load_packet(words, at + row * row_words + 4 * packet)
+                    data[n] = data_a
+                    data[n + 1] = data_b
+                    if tag_a != tag or tag_b != tag:
+                        missing, seen = packet, tag_a
         if missing < 0:
             return
         polls += 1
@@ -113,24 +103,35 @@ def receive_from_all(plan, words, at, stride, tag, data, limits, operation, nap=
 
 
 @function
-def receive_vectors(plan, channels, at, words, tag, x, limits, operation):
+def receive_vectors(plan, channels, at, words, columns, tag, x, limits, operation):
     """Each token's published vector of `words` bf16 pairs (a multiple of 2) into `x` (block).
 
-    The vectors stand side by side in the channel, and in `x`, uint32 in shared memory, plan.x_stride / 2 words apart.
+    The vectors stand side by side in the channel, and in `x`, uint32 in shared memory, plan.x_stride / 2 words apart;
+    zeros follow up to element `columns`.
     """
-    data = local(BATCH_WORDS, uint32)
+    data = local(MOST_VECTOR_WORDS, uint32)
     each = words // 2
     packets = each * plan.tokens
     if thread_index() - lane_index() < packets:
         wait_for_packet(channels, at + 4 * (thread_index() - lane_index()), tag, limits, operation)
     first = thread_index()
     while first < packets:
-        receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation, 0)
-        for b in range(BATCH):
+        receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation, 0, plan.vector_batch)
+        for b in range(plan.vector_batch):
             packet = first + b * plan.block
             if packet < packets:
                 token = packet // each if plan.tokens > 1 else 0
                 to = 2 * packet + token * (plan.x_stride // 2 - words)
                 x[to] = data[2 * b]
                 x[to + 1] = data[2 * b + 1]
-        first += BATCH * plan.block
+        first += plan.vector_batch * plan.block
+    clear_padding(plan, x, words, columns // 2)
+
+
+@function
+def clear_padding(plan, x, first, end):
+    """Zeros in words first to end - 1 of each token's input: they meet weights of 0, and must be numbers (block)."""
+    i = thread_index()
+    while i < (end - first) * plan.tokens:
+        x[i % plan.tokens * (plan.x_stride // 2) + first + i // plan.tokens] = uint32(0)
+        i += plan.block

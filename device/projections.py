@@ -72,10 +72,12 @@ def receive_between(plan, channels, attention, step, x, limits):
     """What stands between a half's two products: attention's outputs or the MLP's activations, into `x` (bf16)."""
     if attention:
         at, words, operation = plan.channel_attention, plan.attention_pairs, ATTENTION
+        columns = plan.o_splits * plan.o_columns
     else:
         at, words, operation = plan.channel_activation, plan.intermediate // 2, ACTIVATION
+        columns = plan.down_splits * plan.down_columns
     at += 2 * (step & 1) * plan.tokens * words
-    receive_vectors(plan, channels, at, words, uint32(step), x, limits, operation)
+    receive_vectors(plan, channels, at, words, columns, uint32(step), x, limits, operation)
 
 
 @function

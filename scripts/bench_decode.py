@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from contenders import why_not
+from torch_decode import measure_torch
 
 import shmemtp
 from shmemtp.log import configure
@@ -33,6 +35,7 @@ def parse(argv):
     parser.add_argument("--max-tile-columns", type=int, help="columns of a weight tile at most, a multiple of 64")
     parser.add_argument("--prefill-tokens", type=int, help="tokens of the prompt that are fed together, at most")
     parser.add_argument("--trace", action="store_true", help="print where a layer's time goes (a little slower)")
+    parser.add_argument("--torch", action="store_true", help="time torch's decode of these shapes on the same GPUs too")
     parser.add_argument("--json", type=Path, help="write the figures here")
     return parser.parse_args(argv)
 
@@ -97,7 +100,7 @@ def measure(options, pe):
     necessary, streamed = bytes_per_token(llm, options.context + options.tokens // 2)
     p1, median, p99 = (float(np.percentile(milliseconds, q)) for q in (1, 50, 99))
     floor = necessary / bandwidth * 1e3
-    return {
+    row = {
         "model": options.model,
         "tp_size": pe.size,
         "device": pe.device.name,
@@ -121,13 +124,15 @@ def measure(options, pe):
         "max_tile_columns": llm.plan.max_tile_columns,
         "prefill_tokens": llm.plan.prefill.tokens,
     }
+    return row, llm.plan.shape
 
 
 def main(argv=None):
     options = parse(argv)
     with shmemtp.init(options.backend) as pe:
         configure(pe.rank)
-        rows = pe.comm.gather(measure(options, pe))
+        row, shape = measure(options, pe)
+        rows = pe.comm.gather(row)
         if pe.rank == 0:
             row = max(rows, key=lambda r: r["ms_per_token"])
             print(
@@ -137,6 +142,13 @@ def main(argv=None):
                 f"prefill {row['prefill_ms_per_token']:.3f} ms per token",
                 flush=True,
             )
+        others = measure_torch(pe, shape, options.context, options.tokens) if options.torch else {}
+        if pe.rank == 0:
+            row["others"] = {name: float(np.median(times)) for name, times in others.items()}
+            for name, median in row["others"].items():
+                print(f"{name}: {median:.3f} ms per token, ratio {median / row['ms_per_token']:.2f}", flush=True)
+            if options.torch and not others:
+                print(f"torch was not timed: {why_not(pe)}", flush=True)
             if options.json:
                 options.json.write_text(json.dumps(row, indent=1) + "\n")
 

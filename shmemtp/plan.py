@@ -6,15 +6,15 @@
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
-from .errors import ShmemtpError
 from .model import Layout, ModelShape
-from .product import TILE_ROWS, ceil_div, round_up
+from .product import ceil_div, round_up
+from .shared_memory import SharedMemory
 
 __all__ = ["GRANULE", "Plan"]
 
 GRANULE = 16  # device/attention.py: positions that lie together in the cache
-MOST_DEPTH = 8  # stages of a warp's ring: more is far beyond what the memory's latency needs
-LINE = 128  # bytes: regions of shared memory start on one
+MOST_TOGETHER = 4  # device/norm.py's and merge.py's: tokens that a thread receives together
+MOST_BATCH = 4  # device/packets.py and norm.py: packets of one token that it receives together
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Plan:
     def prefill(self) -> "Plan":
         """The plan of a prompt's passes: as many tokens at once, a power of two, as shared memory has room for."""
         tokens = 1
-        while 2 * tokens <= self.prefill_tokens and replace(self, tokens=2 * tokens)._depth > 0:
+        while 2 * tokens <= self.prefill_tokens and replace(self, tokens=2 * tokens).memory.fits:
             tokens *= 2
         return replace(self, tokens=tokens)
 
     @property
     def shared_bytes(self) -> int:
         """Of the launch: what a block needs for any of its passes."""
-        return max(self.shared["bytes"], self.prefill.shared["bytes"])
+        return max(passes.memory.offsets["end"] for passes in (self, self.prefill))
 
     @cached_property
     def layout(self) -> Layout:
@@ -75,100 +75,14 @@ class Plan:
         """Positions of one part at most."""
         return round_up(ceil_div(self.max_context, self.parts), GRANULE)
 
-    @property
-    def _scratch(self) -> dict[str, int]:
-        """Bytes of attention's shared memory (device/attention.py), each a multiple of LINE."""
-        rows, head_dim = self.shape.group * self.tokens, self.shape.head_dim
-        sizes = {
-            "vectors": 4 * (rows + 2 * self.tokens) * head_dim,
-            "queries": 2 * rows * head_dim,
-            "scores": 4 * rows * self.part_positions,
-            "weights": 2 * rows * self.part_positions,
-            "totals": 8 * rows,
-        }
-        return {name: round_up(nbytes, LINE) for name, nbytes in sizes.items()}
-
-    @property
-    def low_terms(self) -> int:
-        """Where the low bf16 terms of a hidden state stand behind the high ones, in elements.
-
-        Two words more than they must: high and low terms, which are read together, lie in other banks.
-        """
-        layout = self.layout
-        return max(product.columns for product in (layout.qkv, layout.gate_up, layout.lm_head)) + 4
-
-    @property
-    def x_stride(self) -> int:
-        """Elements of a token's input of a product in shared memory, the largest."""
-        return max(2 * self.low_terms, *(product.columns for product in self.layout.products))
-
     @cached_property
-    def _small_regions(self) -> dict[str, int]:
-        """Bytes of each region of a block's shared memory beside the ring. Attention's scratch shares partial's.
-
-        The first three do not depend on the tokens of a pass: they stay where they are from pass to pass.
-        """
-        lm_head, tokens = self.layout.lm_head, self.tokens
-        tiles = max(lm_head.splits, *(product.tiles_per_block for product in self.layout.products[:4]))
-        return {
-            "flags": 16,
-            "keys": 8 * self.warps,
-            "numbers": 4 * (self.warps + 4),
-            "x": 2 * tokens * self.x_stride,
-            "partial": max(4 * TILE_ROWS * tiles * tokens, sum(self._scratch.values())),
-            "logits": 8 * lm_head.pairs_per_block if tokens == 1 else 0,
-            "residual": 8 * self.layout.o.pairs_per_block * tokens,
-            "sums": 4 * self.warps * tokens,
-            "rotation": 4 * self.shape.head_dim * tokens,
-        }
-
-    @property
-    def turn_tiles(self) -> int:
-        """Tiles of lm_head multiplied before their sums become logits: whole rows, as `partial` has room for."""
-        row = self.layout.lm_head.splits
-        return self._small_regions["partial"] // (4 * TILE_ROWS * row) * row
-
-    @property
-    def stage_elements(self) -> int:
-        return max(product.tile_elements for product in self.layout.products)
-
-    @property
-    def _small_bytes(self) -> int:
-        return sum(round_up(nbytes, LINE) for nbytes in self._small_regions.values()) + LINE
-
-    @property
-    def _round_bytes(self) -> int:
-        """What a stage for each warp takes."""
-        return self.warps * (2 * self.stage_elements + 8)
-
-    @cached_property
-    def _depth(self) -> int:
-        return min((self.shared_limit - self._small_bytes) // self._round_bytes, MOST_DEPTH)
+    def memory(self) -> SharedMemory:
+        return SharedMemory(self.layout, self.warps, self.part_positions, self.tokens, self.shared_limit)
 
     @property
     def depth(self) -> int:
-        """Stages of the ring for each warp: what shared memory has room for."""
-        if self._depth < 1:
-            raise ShmemtpError(
-                f"this model needs {self._small_bytes + self._round_bytes} bytes of shared memory a block, "
-                f"and the device has {self.shared_limit}"
-            )
-        return self._depth
-
-    @cached_property
-    def shared(self) -> dict[str, int]:
-        """Byte offsets in a block's shared memory; `bytes` is its size."""
-        stages = self.warps * self.depth
-        regions = {**self._small_regions, "ring": 2 * stages * self.stage_elements, "landed": 8 * stages}
-        offsets, at = {}, 0
-        for name, nbytes in regions.items():
-            offsets[name] = at
-            at += round_up(nbytes, LINE)
-        inner = offsets["partial"]
-        for name, nbytes in self._scratch.items():
-            offsets[name] = inner
-            inner += nbytes
-        return {**offsets, "bytes": at}
+        """Stages of the ring for each warp."""
+        return self.memory.depth
 
     @cached_property
     def channels(self) -> dict[str, int]:
@@ -189,6 +103,14 @@ class Plan:
         return {**offsets, "words": at}
 
     @property
+    def _merge_tokens(self) -> int:
+        """Tokens of which a warp merges a pair of dimensions at once: more than one where it would take turns."""
+        local, together = ceil_div(self.shape.heads * self.shape.head_dim // 2, self.grid), 1
+        while local * self.tokens > together * self.warps and 2 * together <= min(self.tokens, MOST_TOGETHER):
+            together *= 2
+        return together
+
+    @property
     def vote_words(self) -> int:
         """Symmetric words for the votes: two parities, two packets for each PE and block."""
         return 2 * self.shape.tp * self.grid * 8
@@ -196,7 +118,7 @@ class Plan:
     @cached_property
     def constants(self) -> dict[str, int | float | bool]:
         """The record that device code sees."""
-        shape, layout = self.shape, self.layout
+        shape, layout, memory = self.shape, self.layout, self.memory
         half = shape.head_dim // 2
         values: dict[str, int | float | bool] = dict(
             asdict(shape),
@@ -208,11 +130,15 @@ class Plan:
             put=self.put,
             trace=self.trace,
             tokens=self.tokens,
+            hidden_tokens=min(self.tokens, MOST_TOGETHER),
+            hidden_batch=min(ceil_div(shape.hidden // 4, self.block), MOST_BATCH),
+            vector_batch=MOST_BATCH if self.tokens == 1 else 2 * MOST_BATCH,
+            merge_tokens=self._merge_tokens,
             grid=self.grid,
             block=self.block,
             warps=self.warps,
             depth=self.depth,
-            stage_elements=self.stage_elements,
+            stage_elements=memory.stage_elements,
             parts=self.parts,
             units=shape.kv_heads * self.parts,
             hidden_pairs=shape.hidden // 2,
@@ -227,17 +153,18 @@ class Plan:
             gate_up_start=layout.offsets[2],
             down_start=layout.offsets[3],
             lm_head_rows=2 * layout.lm_head.pairs_per_block,
-            lm_head_turn=self.turn_tiles,
-            x_elements=self.tokens * self.x_stride,
-            x_stride=self.x_stride,
-            low_terms=self.low_terms,
+            lm_head_turn=memory.lm_head_turn,
+            logits_count=memory.sizes["logits"] // 4,
+            x_elements=self.tokens * memory.x_stride,
+            x_stride=memory.x_stride,
+            low_terms=memory.low_terms,
             row_splits=max(layout.o.splits, layout.down.splits),
-            partial_count=self._small_regions["partial"] // 4,
+            partial_count=memory.sizes["partial"] // 4,
         )
         for name, product in zip(("qkv", "o", "gate_up", "down", "lm_head"), layout.products, strict=True):
             values[f"{name}_tiles"] = product.tiles_per_block
             values[f"{name}_splits"] = product.splits
             values[f"{name}_columns"] = product.tile_columns
-        values.update({f"shared_{name}": at for name, at in self.shared.items()})
+        values.update({f"shared_{name}": at for name, at in memory.offsets.items()})
         values.update({f"channel_{name}": at for name, at in self.channels.items()})
         return values

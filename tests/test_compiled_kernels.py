@@ -21,12 +21,7 @@ HALVES = [  # a process each, of about the same work
         *("all_to_all_v_rounds 8 PEs", "all_reduce_norm_rounds 8 PEs"),
     ],
     [
-        *(
-            "decode llama-3.1-70b TP 8",
-            "decode llama-3.1-8b TP 1",
-            "decode llama-3.1-8b TP 2",
-            "decode llama-3.1-8b TP 4",
-        ),
+        *("decode llama-3.1-70b TP 8", "decode llama-3.1-8b TP 1", "decode llama-3.1-8b TP 4"),
         *("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all"),
         *("all_reduce_norm_rows", "all_reduce_norm_vector"),
     ],

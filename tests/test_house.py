@@ -37,7 +37,7 @@ ROOMS = (
     ("agreement", "algorithm", "channel", "foreign", "heap", "kernels", "table", "topology", "watchdog"),
     ("calls", "communicator"),
     ("runtime", "world"),
-    ("loop", "plan", "planner", "resident"),
+    ("loop", "plan", "planner", "resident", "shared_memory"),
     ("llm",),
     ("",),
     ("__main__", "cli", "doctor", "generate", "tuning"),

@@ -95,7 +95,7 @@ def test_rows_of_several_tiles(pe):
     llm = model(pe, folder, record_logits=COUNT, max_tile_columns=64, multiprocessors=1)
     layout = llm.plan.layout
     assert layout.qkv.splits == 3 and 1 < layout.down.splits != layout.o.splits
-    assert 0 < layout.lm_head.tiles_per_block % llm.plan.turn_tiles < layout.lm_head.tiles_per_block
+    assert 0 < layout.lm_head.tiles_per_block % llm.plan.memory.lm_head_turn < layout.lm_head.tiles_per_block
     assert_like_reference(llm, folder, PROMPT, COUNT)
 
 

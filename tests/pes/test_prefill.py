@@ -12,7 +12,7 @@ from shmemtp.device.backend import NAME
 STEPS = 3
 MODELS = {"llama": ("llama", dict(ratio=3)), "qwen3": ("qwen3", dict(ratio=2, head_dim=24, tie_word_embeddings=True))}
 LAUNCHES = [None, (3, 8, 4)] if NAME == "emulator" else [None]  # grid, block, warp
-TOKENS = (2, 4, 8) if NAME == "emulator" else (4,)  # where each is a kernel of its own, compiled for half a minute
+TOKENS = (2, 4, 8) if NAME == "emulator" else (4, 8)  # where each is a kernel of its own, compiled for half a minute
 
 
 def fed(pe, name, tokens, launch):

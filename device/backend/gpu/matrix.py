@@ -7,18 +7,17 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from .vectors import load_pair, load_vector, load_word
+from .vectors import load_pair, load_vector
 from .words import cuda, float32, function, lane_index, local, uint32
 
 __all__ = ["multiply_rows", "score_keys", "weigh_values"]
 
 I32, F32 = ir.IntType(32), ir.FloatType()
 FULL_WARP = 0xFFFFFFFF
-MOST_VECTORS = 8
 CHUNK, TOGETHER = 64, 4  # columns of four rows that one mma takes; chunks whose loads are in flight together
 ROW_WORDS, VECTOR_WORDS = 4 * TOGETHER, 2 * TOGETHER  # of each lane
-TOTALS = 8  # of each lane and vector
-MOST_TOTALS = TOTALS * MOST_VECTORS
+TOTALS, VECTORS = 8, 4  # of each lane and vector; vectors that are multiplied together
+MOST_TOTALS = TOTALS * VECTORS
 
 
 @intrinsic
@@ -52,42 +51,52 @@ def multiply_rows(rows, at, x, start, stride, count, columns, low, sums, to):
     An mma multiplies 16 rows by 8 columns: here each of the four rows is four quarters of a chunk, and the other
     operand's columns are one vector's quarters, those of its low terms behind; the wanted products stand where a
     quarter meets itself. Which columns make a quarter is free as long as both operands agree: lane (g, t) has eight
-    that lie side by side in row g / 2, of which words 0 and 2 belong to one quarter, 1 and 3 to the next one, so that
-    one load of 16 bytes is an operand as it stands.
+    that lie side by side in row g / 2, of which the first four belong to one quarter, the others to the next one, so
+    that one load of 16 bytes is an operand as it stands, and one of 8 bytes is the other.
     """
     lane = lane_index()
     group, column = lane >> 2, lane & 3
     row = uint32(at + (group >> 1) * columns + (group & 1) * (CHUNK // 2) + column * 8)
     term = start if group < 4 else start + low
-    vector = uint32(term + ((group >> 1) & 1) * (CHUNK // 2) + column * 8 + (group & 1) * 2)
+    vector = uint32(term + ((group >> 1) & 1) * (CHUNK // 2) + column * 8 + (group & 1) * 4)
+    _multiply_vectors(rows, row, x, vector, stride, 0, min(count, VECTORS), count, columns, low, sums, to)
+    if count > VECTORS:
+        _multiply_vectors(rows, row, x, vector, stride, VECTORS, count - VECTORS, count, columns, low, sums, to)
+
+
+@function
+def _multiply_vectors(rows, row, x, vector, stride, first, some, count, columns, low, sums, to):
+    """By `some` of the `count` vectors, from number `first` on: as many as registers hold the totals of."""
+    vector = uint32(vector + first * stride)
     totals = local(MOST_TOTALS, float32)
-    for i in range(TOTALS * count):
+    for i in range(TOTALS * some):
         totals[i] = float32(0)
     left = uint32(columns) // uint32(CHUNK)
     while left >= TOGETHER:
-        _multiply_chunks(rows, row, x, vector, stride, count, TOGETHER, totals)
+        _multiply_chunks(rows, row, x, vector, stride, some, TOGETHER, totals)
         row, vector = uint32(row + TOGETHER * CHUNK), uint32(vector + TOGETHER * CHUNK)
         left = uint32(left - TOGETHER)
     if left & 2:
-        _multiply_chunks(rows, row, x, vector, stride, count, 2, totals)
+        _multiply_chunks(rows, row, x, vector, stride, some, 2, totals)
         row, vector = uint32(row + 2 * CHUNK), uint32(vector + 2 * CHUNK)
     if left & 1:
-        _multiply_chunks(rows, row, x, vector, stride, count, 1, totals)
+        _multiply_chunks(rows, row, x, vector, stride, some, 1, totals)
     # Lane (g, t) holds rows g and g + 8 of the product, columns 2t and 2t + 1: quarters 2 (g % 2) and on of row g / 2,
     # times quarters 2 (t % 2) and on of the high terms (t < 2) or of the low ones. They meet in lanes 0, 2, 5, 7 of 8.
-    for n in range(count):
+    lane = lane_index()
+    for n in range(some):
         i = TOTALS * n
         total = (totals[i] + totals[i + 4]) + (totals[i + 3] + totals[i + 7])
-        if low == 0 and column >= 2:
+        if low == 0 and lane & 3 >= 2:
             total = float32(0)
         total += cuda.shfl_xor_sync(FULL_WARP, total, 2)
         total += cuda.shfl_xor_sync(FULL_WARP, total, 5)
         if lane & 7 == 0:
-            sums[(to + (lane >> 3)) * count + n] = total
+            sums[(to + (lane >> 3)) * count + first + n] = total
 
 
 @function
-def _multiply_chunks(rows, row, x, vector, stride, count, chunks, totals):
+def _multiply_chunks(rows, row, x, vector, stride, some, chunks, totals):
     """`chunks` chunks by each vector, all loads under way before the first mma.
 
     A vector's mmas take turns with two sets of totals, for an mma waits for those that it adds to.
@@ -95,14 +104,13 @@ def _multiply_chunks(rows, row, x, vector, stride, count, chunks, totals):
     w, v = local(ROW_WORDS, uint32), local(VECTOR_WORDS, uint32)
     for j in range(chunks):
         w[4 * j], w[4 * j + 1], w[4 * j + 2], w[4 * j + 3] = load_vector(rows, row + j * CHUNK)
-    for n in range(count):
+    for n in range(some):
         for j in range(chunks):
-            from_here = uint32(vector + n * stride + j * CHUNK)
-            v[2 * j], v[2 * j + 1] = load_word(x, from_here), load_word(x, from_here + 4)
+            v[2 * j], v[2 * j + 1] = load_pair(x, uint32(vector + n * stride + j * CHUNK))
         for j in range(chunks):
             i, k, t = 4 * j, 2 * j, TOTALS * n + 4 * (j & 1)
             totals[t], totals[t + 1], totals[t + 2], totals[t + 3] = _mma(
-                *(w[i], w[i + 1], w[i + 2], w[i + 3], v[k], v[k + 1]),
+                *(w[i], w[i + 2], w[i + 1], w[i + 3], v[k], v[k + 1]),
                 *(totals[t], totals[t + 1], totals[t + 2], totals[t + 3]),
             )
 
