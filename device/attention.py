@@ -19,6 +19,7 @@ from .backend import (
     function,
     int64,
     lane_index,
+    local,
     prefetch,
     score_keys,
     store_packet,
@@ -33,7 +34,7 @@ from .backend import (
     weigh_values,
 )
 from .bfloat16 import low, pack
-from .packets import receive, wait_for_packet
+from .packets import receive_batch, wait_for_packet
 from .rope import normalise_head, rotate_head
 from .watch import QUERY
 
@@ -45,8 +46,8 @@ Cache = namedtuple("Cache", "keys values head_norms")
 Cache.__doc__ = """keys: uint16 bf16 [layers, kv_heads, positions, head_dim]. values: uint16 bf16 [layers, kv_heads,
 positions / GRANULE, head_dim, GRANULE]. head_norms: float32 [layers, 2, head_dim], for queries and keys."""
 Scratch = namedtuple("Scratch", "vectors queries scores weights totals rotation")
-Scratch.__doc__ = """A unit's shared memory. vectors: float32 [group + 2, tokens, head_dim], queries, keys, values;
-later the results. queries: uint16 bf16 [group, tokens, head_dim]. scores: float32 and weights: uint16 bf16 [group,
+Scratch.__doc__ = """A unit's shared memory. vectors: float32 [group, tokens, head_dim], the results. queries: uint16
+bf16 [group, tokens, head_dim]. scores: float32 and weights: uint16 bf16 [group,
 tokens, part_positions]. totals: float32 [group, tokens, 2], the maximum of the scores and the sum of the weights.
 rotation: float32 [tokens, head_dim], of `rotate_head`, the same for all layers of a pass."""
 
@@ -63,13 +64,8 @@ def attend(plan, cache, channels, scratch, layer, position, step, limits):
         head, part = unit // plan.parts, unit % plan.parts
         row = (layer * plan.kv_heads + head) * plan.cache_positions
         granules = (positions_of_part(plan, part, position + plan.tokens) + GRANULE - 1) // GRANULE
-        receive_heads(plan, channels, scratch.vectors, head, part, position, step, limits)
+        receive_heads(plan, cache, channels, scratch, layer, head, part, position, step, limits)
         sync_block()
-        prepare_heads(plan, cache, scratch, layer, part, position)
-        sync_block()
-        if owns_any(plan, part, position):
-            append(plan, cache, scratch.vectors, row, part, position)
-            sync_block()
         for tile in range(warp_index(), granules * (GRANULE // TILE), plan.warps):
             at = (row + first_position(plan, part, tile // 2) + tile % 2 * TILE) * plan.head_dim
             to = tile * TILE
@@ -129,62 +125,57 @@ def prefetch_cache(plan, cache, layer, position):
 
 
 @function
-def receive_heads(plan, channels, vectors, head, part, position, step, limits):
-    """The group's queries, and the new keys and values that this part holds, from the qkv channel (block)."""
-    half = plan.head_dim // 2
-    at = plan.channel_qkv + 4 * (step & 1) * plan.qkv_pairs * plan.tokens
-    wait_for_packet(channels, at + 4 * head * plan.group * half * plan.tokens, uint32(step), limits, QUERY)
+def receive_heads(plan, cache, channels, scratch, layer, head, part, position, step, limits):
+    """The group's queries to `scratch`, the new keys and values that this part holds to the cache (block)."""
     count = plan.group + (2 if owns_any(plan, part, position) else 0)
-    i = thread_index()
-    while i < count * half * plan.tokens:
-        token, pair = i % plan.tokens, i // plan.tokens
-        vector, d = pair // half, pair % half
-        source = head * plan.group + vector  # among all heads: queries, keys, values
-        if vector >= plan.group:
-            source = plan.heads + (vector - plan.group) * plan.kv_heads + head
-        packet = (source * half + d) * plan.tokens + token
-        a, b = receive(channels, at + 4 * packet, uint32(step), limits, QUERY, limits.pe)
-        to = (vector * plan.tokens + token) * plan.head_dim + 2 * d
-        vectors[to] = as_float32(a)
-        vectors[to + 1] = as_float32(b)
-        i += plan.block
+    number = warp_index()
+    while number < count * plan.tokens:
+        vector, token = number // plan.tokens, number % plan.tokens
+        if vector < plan.group or owns(plan, part, position + token):
+            receive_head(plan, cache, channels, scratch, layer, head, vector, token, position + token, step, limits)
+        number += plan.warps
 
 
 @function
-def prepare_heads(plan, cache, scratch, layer, part, position):
-    """Head norms and rotation; queries are scaled by head_dim ** -0.5 and rounded to bf16 (block)."""
-    count = plan.group + (1 if owns_any(plan, part, position) else 0)
-    for vector in range(warp_index(), count * plan.tokens, plan.warps):
-        is_key, at = vector >= plan.group * plan.tokens, vector * plan.head_dim
+def receive_head(plan, cache, channels, scratch, layer, head, vector, token, position, step, limits):
+    """A query of the group, or its key or value: normalised and rotated as it must be, rounded to bf16 (warp)."""
+    half = plan.head_dim // 2
+    source = head * plan.group + vector  # among all heads: queries, keys, values
+    if vector >= plan.group:
+        source = plan.heads + (vector - plan.group) * plan.kv_heads + head
+    at = plan.channel_qkv + 4 * ((step & 1) * plan.qkv_pairs + source * half) * plan.tokens
+    data, x, y = local(plan.head_words, uint32), local(plan.head_turns, float32), local(plan.head_turns, float32)
+    wait_for_packet(channels, at, uint32(step), limits, QUERY)
+    receive_batch(
+        *(channels, at, lane_index() * plan.tokens + token, warp_size() * plan.tokens, half * plan.tokens),
+        *(uint32(step), data, limits, QUERY, 0, plan.head_turns),
+    )
+    for turn in range(plan.head_turns):
+        x[turn], y[turn] = as_float32(data[2 * turn]), as_float32(data[2 * turn + 1])
+    if vector <= plan.group:
+        is_key = vector == plan.group
         if plan.qk_norm:
-            row = (2 * layer + (1 if is_key else 0)) * plan.head_dim
-            normalise_head(plan, scratch.vectors, at, cache.head_norms, row)
-        factor = float32(1) if is_key else plan.score_scale
-        rotate_head(plan, scratch.vectors, at, scratch.rotation, vector % plan.tokens, factor)
-        if not is_key:
-            for d in range(lane_index(), plan.head_dim, warp_size()):
-                scratch.queries[at + d] = bf16_bits(scratch.vectors[at + d])
+            normalise_head(plan, x, y, cache.head_norms, (2 * layer + (1 if is_key else 0)) * plan.head_dim)
+        rotate_head(plan, x, y, scratch.rotation, token, float32(1) if is_key else plan.score_scale)
+    row = (layer * plan.kv_heads + head) * plan.cache_positions + position
+    for turn in range(plan.head_turns):
+        d = turn * warp_size() + lane_index()
+        if d < half:
+            upper, lower = bf16_bits(x[turn]), bf16_bits(y[turn])
+            if vector < plan.group:
+                to = (vector * plan.tokens + token) * plan.head_dim + d
+                scratch.queries[to], scratch.queries[to + half] = upper, lower
+            elif vector == plan.group:
+                to = row * plan.head_dim + d
+                cache.keys[to], cache.keys[to + half] = upper, lower
+            else:
+                to = (row - row % GRANULE) * plan.head_dim + row % GRANULE + d * GRANULE
+                cache.values[to], cache.values[to + half * GRANULE] = upper, lower
 
 
 @function
 def bf16_bits(value):
     return uint16(pack(value, float32(0)))
-
-
-@function
-def append(plan, cache, vectors, row, part, position):
-    """The new keys and values of this part's positions into the cache, whose layer and head begin at `row` (block)."""
-    i = thread_index()
-    while i < plan.head_dim * plan.tokens:
-        token = i // plan.head_dim if plan.tokens > 1 else 0
-        if owns(plan, part, position + token):
-            there = row + position + token
-            granule = (there - there % GRANULE) * plan.head_dim + there % GRANULE
-            d = i - token * plan.head_dim
-            key = plan.group * plan.tokens * plan.head_dim + i
-            cache.keys[there * plan.head_dim + d] = bf16_bits(vectors[key])
-            cache.values[granule + d * GRANULE] = bf16_bits(vectors[key + plan.tokens * plan.head_dim])
-        i += plan.block
 
 
 @function

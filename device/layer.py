@@ -46,7 +46,7 @@ def open_block(plan, trace):
         shared(plan.shared_partial, plan.partial_count, float32),
         shared(plan.shared_logits, plan.logits_count, float32),
         Scratch(
-            shared(plan.shared_vectors, (plan.group + 2) * plan.tokens * plan.head_dim, float32),
+            shared(plan.shared_vectors, plan.group * plan.tokens * plan.head_dim, float32),
             shared(plan.shared_queries, plan.group * plan.tokens * plan.head_dim, uint16),
             shared(plan.shared_scores, plan.group * plan.tokens * plan.part_positions, float32),
             shared(plan.shared_weights, plan.group * plan.tokens * plan.part_positions, uint16),
@@ -95,7 +95,6 @@ def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, po
         prefetch_norms(plan, resident.norms, 2 * layer + half + 1)
         if attention:
             publish_heads(plan, channels, block.partial, block.sums, resident.biases, layer, step)
-            sync_block()
             attend(plan, cache, channels, block.scratch, layer, position, step, limits)
             mark(plan, block.trace, layer, half, ATTENDED)
             merge_parts(plan, channels, step, limits)

@@ -1,18 +1,26 @@
-"""Per-head work on a query or key: its RMSNorm (Qwen3) and rotary position embedding (Su et al., 2021)."""
+"""Per-head work on a query or key: its RMSNorm (Qwen3) and rotary position embedding (Su et al., 2021).
 
-from .backend import float32, function, lane_index, rsqrt, sync_warp, thread_index, warp_size, warp_sum
+A warp has a head in its registers: dimensions d and d + head_dim / 2, which rotate together, in x[turn] and y[turn] of
+lane d % warp_size, where turn is d / warp_size.
+"""
+
+from .backend import float32, function, lane_index, rsqrt, thread_index, warp_size, warp_sum
 
 
 @function
-def normalise_head(plan, vector, at, weights, row):
-    """RMSNorm of `vector[at : at + head_dim]` with `weights[row :]`, in place (warp)."""
+def normalise_head(plan, x, y, weights, row):
+    """RMSNorm with `weights[row :]`, in place (warp)."""
+    half = plan.head_dim // 2
     squares = float32(0)
-    for d in range(lane_index(), plan.head_dim, warp_size()):
-        squares += vector[at + d] * vector[at + d]
+    for turn in range(plan.head_turns):
+        if turn * warp_size() + lane_index() < half:
+            squares += x[turn] * x[turn] + y[turn] * y[turn]
     scale = rsqrt(warp_sum(squares) / float32(plan.head_dim) + plan.norm_eps)
-    for d in range(lane_index(), plan.head_dim, warp_size()):
-        vector[at + d] *= scale * weights[row + d]
-    sync_warp()
+    for turn in range(plan.head_turns):
+        d = turn * warp_size() + lane_index()
+        if d < half:
+            x[turn] *= scale * weights[row + d]
+            y[turn] *= scale * weights[row + half + d]
 
 
 @function
@@ -26,16 +34,13 @@ def load_rotation(plan, table, position, token, rotation):
 
 
 @function
-def rotate_head(plan, vector, at, rotation, token, factor):
-    """Rotates dimensions d and d + head_dim / 2 by the token's angle and multiplies by `factor`, in place (warp).
-
-    rotation: see `load_rotation`.
-    """
-    half = plan.head_dim // 2
-    for d in range(lane_index(), half, warp_size()):
-        angle = token * plan.head_dim + 2 * d
-        cosine, sine = rotation[angle], rotation[angle + 1]
-        x, y = vector[at + d], vector[at + half + d]
-        vector[at + d] = (x * cosine - y * sine) * factor
-        vector[at + half + d] = (y * cosine + x * sine) * factor
-    sync_warp()
+def rotate_head(plan, x, y, rotation, token, factor):
+    """Rotates by the token's angles and multiplies by `factor`, in place (warp). rotation: see `load_rotation`."""
+    for turn in range(plan.head_turns):
+        d = turn * warp_size() + lane_index()
+        if d < plan.head_dim // 2:
+            cosine, sine = rotation[token * plan.head_dim + 2 * d], rotation[token * plan.head_dim + 2 * d + 1]
+            x[turn], y[turn] = (
+                (x[turn] * cosine - y[turn] * sine) * factor,
+                (y[turn] * cosine + x[turn] * sine) * factor,
+            )

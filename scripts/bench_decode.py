@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from contenders import why_not
 from torch_decode import measure_torch
 
 import shmemtp
@@ -142,13 +141,12 @@ def main(argv=None):
                 f"prefill {row['prefill_ms_per_token']:.3f} ms per token",
                 flush=True,
             )
-        others = measure_torch(pe, shape, options.context, options.tokens) if options.torch else {}
+        others = measure_torch(pe, shape, options.context, options.tokens) if options.torch else []
         if pe.rank == 0:
-            row["others"] = {name: float(np.median(times)) for name, times in others.items()}
-            for name, median in row["others"].items():
-                print(f"{name}: {median:.3f} ms per token, ratio {median / row['ms_per_token']:.2f}", flush=True)
-            if options.torch and not others:
-                print(f"torch was not timed: {why_not(pe)}", flush=True)
+            for name, median, reason in others:
+                ratio = f"{median:.3f} ms per token, ratio {median / row['ms_per_token']:.2f}" if median else reason
+                print(f"{name}: {ratio}", flush=True)
+            row["torch_ms_per_token"] = {name: median for name, median, _ in others}
             if options.json:
                 options.json.write_text(json.dumps(row, indent=1) + "\n")
 

@@ -8,7 +8,6 @@ which is how gpt-fast decodes. Memory is static and the position a tensor, so th
 import numpy as np
 from contenders import Contenders, why_not
 
-COMPILED = (False, True)
 NAMES = {False: "torch, CUDA graph, NCCL", True: "torch.compile, CUDA graph, NCCL"}
 
 
@@ -93,22 +92,28 @@ class TorchDecode:
 
 
 def measure_torch(pe, shape, context, tokens):
-    """Collective: {name: ms per token, a list of `tokens`} from position `context` on; {} where torch cannot run."""
-    if any(pe.comm.allgather(why_not(pe))):
-        return {}
+    """Collective: for each contender its name, its median ms per token from position `context` on, or why it has none.
+
+    Of each token the PE that took longest counts.
+    """
+    reason = next(filter(None, pe.comm.allgather(why_not(pe))), None)
+    if reason:
+        return [(name, None, reason) for name in NAMES.values()]
     contenders = Contenders(pe)
     import torch
     import torch.distributed as dist
 
-    found = {}
-    for compiled in COMPILED:
-        decode = TorchDecode(
-            torch, dist, torch.device("cuda", pe.device.ordinal), shape, context + tokens + 2, compiled
-        )
-        with torch.no_grad():
-            times = _times(torch, pe, decode, context, tokens)
-        found[NAMES[compiled]] = np.max(pe.comm.allgather(times), axis=0).tolist()
-        del decode
+    found = []
+    for compiled, name in NAMES.items():
+        device, positions = torch.device("cuda", pe.device.ordinal), context + tokens + 2
+        try:
+            decode = TorchDecode(torch, dist, device, shape, positions, compiled)
+            with torch.no_grad():
+                times = _times(torch, pe, decode, context, tokens)
+            found.append((name, float(np.median(np.max(pe.comm.allgather(times), axis=0))), ""))
+        except RuntimeError as error:  # what torch cannot compile here
+            found.append((name, None, str(error).partition("\n")[0]))
+        decode = None
         torch.cuda.empty_cache()
     contenders.close()
     return found

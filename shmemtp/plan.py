@@ -103,6 +103,11 @@ class Plan:
         return {**offsets, "words": at}
 
     @property
+    def head_turns(self) -> int:
+        """Pairs of a head's dimensions that a lane has, where a warp has the head."""
+        return ceil_div(self.shape.head_dim // 2, self.warp)
+
+    @property
     def _merge_tokens(self) -> int:
         """Tokens of which a warp merges a pair of dimensions at once: more than one where it would take turns."""
         local, together = ceil_div(self.shape.heads * self.shape.head_dim // 2, self.grid), 1
@@ -130,6 +135,8 @@ class Plan:
             put=self.put,
             trace=self.trace,
             tokens=self.tokens,
+            head_turns=self.head_turns,
+            head_words=2 * self.head_turns,
             hidden_tokens=min(self.tokens, MOST_TOGETHER),
             hidden_batch=min(ceil_div(shape.hidden // 4, self.block), MOST_BATCH),
             vector_batch=MOST_BATCH if self.tokens == 1 else 2 * MOST_BATCH,

@@ -110,11 +110,13 @@ class Shard:
         self.config, self.checkpoint, self.shape, self.rank = config, checkpoint, shape, rank
 
     def qkv(self, layer: int) -> np.ndarray:
-        """Rows of this PE's query heads, key heads, value heads; K = hidden."""
+        """This PE's query heads, key heads, value heads; K = hidden. Pair d of a head is rows d and d + head_dim / 2,
+        which a position rotates together.
+        """
         matrix = np.empty((self.shape.qkv_rows, self.shape.true_hidden), np.uint16)
         for at, name, rows in self._qkv_rows():
             matrix[at] = self.checkpoint.read(f"model.layers.{layer}.self_attn.{name}.weight", rows)
-        return _pairs(matrix)
+        return self._pairs_of_heads(matrix)
 
     def o(self, layer: int) -> np.ndarray:
         """All hidden rows, the columns of this PE's query heads."""
@@ -161,11 +163,12 @@ class Shard:
         return weights
 
     def bias(self) -> np.ndarray:
-        """float32 [layers, qkv_rows], in the order of `qkv`'s rows; zeros if the model has none."""
+        """float32 [layers, qkv_rows], in the order of `qkv`'s pairs; zeros if the model has none."""
         bias = np.zeros((self.shape.layers, self.shape.qkv_rows), np.float32)
         for layer in range(self.shape.layers if self.shape.qkv_bias else 0):
             for at, name, rows in self._qkv_rows():
                 bias[layer, at] = self.checkpoint.read_float(f"model.layers.{layer}.self_attn.{name}.bias", rows)
+            bias[layer] = self._pairs_of_heads(bias[layer, :, None]).reshape(-1)
         return bias
 
     def qk_norm(self) -> np.ndarray:
@@ -188,6 +191,11 @@ class Shard:
                 head = (first + local * shape.group) // ratio
                 yield slice(at, at + dim), name, slice(head * dim, (head + 1) * dim)
                 at += dim
+
+    def _pairs_of_heads(self, matrix: np.ndarray) -> np.ndarray:
+        """[heads of head_dim rows, K] -> [rows / 2, 2, K]."""
+        halves = matrix.reshape(-1, 2, self.shape.head_dim // 2, matrix.shape[1])
+        return np.ascontiguousarray(halves.transpose(0, 2, 1, 3)).reshape(len(matrix) // 2, 2, -1)
 
     def _row_parallel(self, name: str, columns: int) -> np.ndarray:
         part = self.checkpoint.read(name, columns=self._share(columns))

@@ -46,7 +46,7 @@ class SharedMemory:
         shape = self.layout.shape
         rows = shape.group * self.tokens
         sizes = {
-            "vectors": 4 * (rows + 2 * self.tokens) * shape.head_dim,
+            "vectors": 4 * rows * shape.head_dim,
             "queries": 2 * rows * shape.head_dim,
             "scores": 4 * rows * self.part_positions,
             "weights": 2 * rows * self.part_positions,

@@ -179,3 +179,39 @@ def test_a_picture_of_what_was_found(tmp_path, scripts):
     else:
         draw(rows, tmp_path / "found.png", "2 PEs")
         assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_decode(tmp_path):
+    """Its floor is what the same run can read; torch, which has no GPU here, says so."""
+    file = tmp_path / "found.json"
+    short = ("--load-format", "auto", "--context", "20", "--tokens", "8", "--torch", "--json", str(file))
+    done = start("decode", "--model", "tiny", *short, pes=2)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(file.read_text())
+    assert (row["tp_size"], row["tokens"], row["prefill_tokens"]) == (2, 8, 8)
+    assert 0 < row["p1"] <= row["ms_per_token"] <= row["p99"]
+    assert row["ratio"] == pytest.approx(row["ms_per_token"] / row["floor_ms"])
+    told, *others = done.stdout.splitlines()
+    assert told.startswith(f"tiny TP 2 (one-shot): {row['ms_per_token']:.3f} ms per token")
+    assert len(others) == 2 and all("torch" in line and line.endswith("needs GPUs") for line in others)
+
+
+def test_torch_decodes_the_same_shapes(scripts):
+    """The contender of bench_decode, on a CPU: each step chooses a token and takes the next position."""
+    torch = pytest.importorskip("torch", reason="the contender is torch's")
+    import torch.distributed as dist
+    from torch_decode import TorchDecode
+
+    shape = SimpleNamespace(
+        **dict(layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=96, vocab=100, total_vocab=100, tp=1)
+    )
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        decode = TorchDecode(torch, dist, torch.device("cpu"), shape, 32, compiled=False)
+        with torch.no_grad():
+            for _ in range(3):
+                decode.step()
+    finally:
+        dist.destroy_process_group()
+    assert decode.position.tolist() == [3]
+    assert 0 <= decode.token.item() < shape.vocab

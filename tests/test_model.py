@@ -70,8 +70,11 @@ class LoadedPE:
     def attention(self, layer, x, rope):
         """This PE's partial sum of the attention's output."""
         s, n = self.shape, len(x)
-        rows = self.multiply("qkv", layer, x).reshape(n, -1) + self.small.bias[layer]
-        heads = rows.reshape(n, -1, s.head_dim).transpose(1, 0, 2)
+        pairs = self.multiply("qkv", layer, x) + self.small.bias[layer].reshape(-1, 2)
+        halves = pairs.reshape(n, -1, s.head_dim // 2, 2).transpose(
+            1, 0, 3, 2
+        )  # pair d: dimensions d, d + head_dim / 2
+        heads = halves.reshape(-1, n, s.head_dim)
         q, k, v = np.split(heads, [s.heads, s.heads + s.kv_heads])
         if s.qk_norm:
             q, k = (self.norm(w, t, s.head_dim) for w, t in zip(self.small.qk_norm[layer], (q, k), strict=True))
@@ -201,7 +204,8 @@ def test_every_query_head_finds_its_kv_head(tmp_path, heads, kv_heads, tp):
     if kv_heads % tp == 0:
         assert shape.kv_heads == kv_heads // tp  # nothing is held twice without need
     for rank in range(tp):
-        rows = LoadedPE(folder, tp, rank).matrix("qkv")[..., :8].reshape(-1, 8, 8)
+        pairs = LoadedPE(folder, tp, rank).matrix("qkv")[..., :8].reshape(-1, 4, 2, 8)
+        rows = pairs.transpose(0, 2, 1, 3).reshape(-1, 8, 8)
         local = np.split(rows, [shape.heads, shape.heads + shape.kv_heads])
         for head in range(shape.heads):
             whole = rank * shape.heads + head
