@@ -125,6 +125,7 @@ class Plan:
         """The record that device code sees."""
         shape, layout, memory = self.shape, self.layout, self.memory
         half = shape.head_dim // 2
+        hidden_batch = min(ceil_div(shape.hidden // 4, self.block), MOST_BATCH)
         values: dict[str, int | float | bool] = dict(
             asdict(shape),
             norm_eps=float(shape.norm_eps),
@@ -137,8 +138,8 @@ class Plan:
             tokens=self.tokens,
             head_turns=self.head_turns,
             head_words=2 * self.head_turns,
-            hidden_tokens=min(self.tokens, MOST_TOGETHER),
-            hidden_batch=min(ceil_div(shape.hidden // 4, self.block), MOST_BATCH),
+            hidden_batch=hidden_batch,
+            hidden_tokens=min(self.tokens, MOST_TOGETHER, 2 * MOST_BATCH // hidden_batch),
             vector_batch=MOST_BATCH if self.tokens == 1 else 2 * MOST_BATCH,
             merge_tokens=self._merge_tokens,
             grid=self.grid,
