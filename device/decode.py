@@ -66,24 +66,32 @@ def wish_of_host(comm, host):
 
 
 @function
-def prefill(plan, comm, channels, resident, cache, ballot, request, host, epochs):
-    """Feeds the prompt `plan.tokens` tokens at a time, while at least one is left for `generate` (block).
+def worth_a_pass(plan, left):
+    """Whether `left` tokens take longer one by one than together: a pass of 8 tokens takes as long as two of one."""
+    return left > max(1, plan.tokens // 4)
 
-    Returns how many it fed, why the request ended, if it did, and the epochs to go on with.
+
+@function
+def prefill(plan, comm, channels, resident, cache, ballot, request, host, epochs):
+    """Feeds the prompt's tokens before its last one, `plan.tokens` at a time (block).
+
+    Some may be left for `generate`. Returns how many it fed, why the request ended, if it did, and the epochs to go on
+    with.
     """
     limits = limits_of(comm)
     step, epoch = epochs
     fed, reason = 0, int64(RUNNING)
     block = open_block(plan, host.trace)
     stream = open_weights(plan, resident.weights, request.prompt_count, local(STATE_FIELDS, uint32))
-    while reason == RUNNING and fed + plan.tokens < request.prompt_count:
-        position = request.start + fed
+    while reason == RUNNING and worth_a_pass(plan, request.prompt_count - 1 - fed):
+        first = min(fed, request.prompt_count - 1 - plan.tokens)  # some a second time, which changes nothing
+        position = request.start + first
         for token in range(plan.tokens):
-            begin_token(plan, resident, block, request.prompt[fed + token], token, position + token)
+            begin_token(plan, resident, block, request.prompt[first + token], token, position + token)
         for layer in range(plan.layers):
             decode_layer(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits)
             step += 1
-        fed += plan.tokens
+        fed = first + plan.tokens
         wish = False
         if fed % STOP_INTERVAL == 0:
             wish = agree_to_stop(plan, comm, ballot, epoch, wish_of_host(comm, host), limits)

@@ -37,7 +37,7 @@ def one_by_one(pe, name, launch, length):
 def test_the_same_bits_as_one_by_one(pe, name, tokens, launch):
     """Whatever is left over for the passes of one token."""
     llm = fed(pe, name, tokens, launch)
-    for length in (1, tokens, tokens + 1, 2 * tokens, len(PROMPT) - 1, len(PROMPT)):
+    for length in (1, tokens, tokens + 1, tokens + 4, 2 * tokens, len(PROMPT) - 1, len(PROMPT)):
         right, logits = one_by_one(pe, name, launch, length)
         assert decode(llm, PROMPT[:length], STEPS) == right
         np.testing.assert_array_equal(bits(logits_of(llm, STEPS)), logits)
@@ -57,13 +57,18 @@ def test_a_pass_reaches_into_the_next_part_of_the_context(pe, tokens):
 
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_fewer_passes(pe, tokens):
-    """As few as there are groups of tokens before the last one, and one for each token left and each new one."""
+    """Tokens that make no whole group are fed with some of the group before again, unless they are but one or two."""
     llm = fed(pe, "llama", tokens, None)
-    for length in (1, tokens, tokens + 1, 20):
+    alone = {2: 1, 4: 1, 8: 2}[tokens]
+    for length in (1, tokens, tokens + 1, tokens + 1 + alone, tokens + 2 + alone, 19, 20):
         before = llm.loop.passes
         decode(llm, PROMPT[:length], STEPS)
-        groups = (length - 1) // tokens
-        assert llm.loop.passes - before == groups + (length - groups * tokens) + STEPS - 1
+        groups, left = divmod(length - 1, tokens)
+        if groups == 0:
+            passes = left
+        else:
+            passes = groups + (1 if left > alone else left)
+        assert llm.loop.passes - before == passes + STEPS
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
