@@ -27,7 +27,7 @@ Block = namedtuple("Block", "x_words x partial logits scratch residual sums flag
 Block.__doc__ = """A block's shared memory beside the stream's ring.
 
 x: uint16 bf16 [tokens, x_stride], the current product's inputs (x_words: the same as uint32). partial: float32
-[tiles, TILE_ROWS, tokens], a product's sums. logits: float32. scratch: attention's, in the same memory as partial.
+[tiles, TILE_ROWS, tokens], a product's sums. logits: float32. scratch: attention's, in the same memory as x.
 residual: float32 [hidden_local, tokens, 2], the block's pairs of the hidden states. sums: float32 [tokens, warps].
 flags: int64 [2]. trace: device memory of trace.py.
 """
@@ -79,8 +79,7 @@ def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, po
     """One transformer layer of a pass; x and sums hold its normalised input (block).
 
     position: the first token's. step: how many layers of how many passes came before, since the memory was made: the
-    tag of this one's packets.
-    channels: words by which this PE's blocks tell each other. limits: of every wait.
+    tag of this one's packets. channels: words by which this PE's blocks tell each other. limits: of every wait.
 
     Attention and MLP have one shape: a column-parallel product, what its rows become, a row-parallel product, and its
     sum over the PEs. They are one loop so that they share their code: a layer's must fit the instruction cache.

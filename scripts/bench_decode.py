@@ -66,17 +66,24 @@ def bytes_per_token(llm, context):
     return shape.layers * sum(sizes[:4]) + sizes[4] + cache, layout.streamed_bytes + cache
 
 
-def print_trace(trace):
-    """Mean over layers and blocks, and mean over layers of the slowest block, of each phase's cycles."""
+def spans_of(trace):
+    """Phase -> cycles, int64 [layers, blocks]."""
     from shmemtp.device.trace import ATTENDED, PHASES
 
+    spans = {}
     for half, name in enumerate(("attention", "MLP")):
         marks = trace[:, half * len(PHASES) : (half + 1) * len(PHASES)]
         phases = [p for p in range(len(PHASES)) if half == 0 or p != ATTENDED]
         for before, phase in zip(phases, phases[1:], strict=False):
-            span = marks[:, phase] - marks[:, before]
-            print(f"{name:>10} {PHASES[phase]:24} {span.mean():8.0f} cycles, slowest block {span.max(1).mean():8.0f}")
-    print(f"{'layer':>10} {'':24} {np.diff(trace[:, 0], axis=0).mean():8.0f} cycles", flush=True)
+            spans[f"{name} {PHASES[phase]}"] = marks[:, phase] - marks[:, before]
+    spans["layer"] = np.diff(trace[:, 0], axis=0)
+    return spans
+
+
+def print_trace(spans):
+    """Mean over layers and blocks, and mean over layers of the slowest block, of each phase's cycles."""
+    for name, span in spans.items():
+        print(f"{name:>34} {span.mean():8.0f} cycles, slowest block {span.max(1).mean():8.0f}", flush=True)
 
 
 def measure(options, pe):
@@ -93,8 +100,9 @@ def measure(options, pe):
     prompt = np.random.default_rng(0).integers(0, llm.config.vocab, options.context).tolist()
     llm.generate(prompt[:8], max_new_tokens=8, stop_tokens=())
     generation = llm.generate(prompt, max_new_tokens=options.tokens + 1, stop_tokens=())
-    if options.trace and pe.rank == 0:
-        print_trace(llm.loop.trace())
+    spans = spans_of(llm.loop.trace()) if options.trace else {}
+    if pe.rank == 0:
+        print_trace(spans)
     milliseconds = np.diff(llm.loop.token_times) / 1e6
     necessary, streamed = bytes_per_token(llm, options.context + options.tokens // 2)
     p1, median, p99 = (float(np.percentile(milliseconds, q)) for q in (1, 50, 99))
@@ -122,6 +130,7 @@ def measure(options, pe):
         "depth": llm.plan.depth,
         "max_tile_columns": llm.plan.max_tile_columns,
         "prefill_tokens": llm.plan.prefill.tokens,
+        "cycles_by_block": {name: span.mean(0).round().tolist() for name, span in spans.items()},
     }
     return row, llm.plan.shape
 

@@ -184,16 +184,18 @@ def test_a_picture_of_what_was_found(tmp_path, scripts):
 def test_decode(tmp_path):
     """Its floor is what the same run can read; torch, which has no GPU here, says so."""
     file = tmp_path / "found.json"
-    short = ("--load-format", "auto", "--context", "20", "--tokens", "8", "--torch", "--json", str(file))
+    short = ("--load-format", "auto", "--context", "20", "--tokens", "8", "--torch", "--trace", "--json", str(file))
     done = start("decode", "--model", "tiny", *short, pes=2)
     assert done.returncode == 0, done.stderr
     row = json.loads(file.read_text())
     assert (row["tp_size"], row["tokens"], row["prefill_tokens"]) == (2, 8, 8)
     assert 0 < row["p1"] <= row["ms_per_token"] <= row["p99"]
     assert row["ratio"] == pytest.approx(row["ms_per_token"] / row["floor_ms"])
-    told, *others = done.stdout.splitlines()
+    *trace, told, first, second = done.stdout.splitlines()
+    assert [line.split()[0] for line in trace] == [*["attention"] * 7, *["MLP"] * 6, "layer"]
+    assert {len(cycles) for cycles in row["cycles_by_block"].values()} == {row["grid"]}
     assert told.startswith(f"tiny TP 2 (one-shot): {row['ms_per_token']:.3f} ms per token")
-    assert len(others) == 2 and all("torch" in line and line.endswith("needs GPUs") for line in others)
+    assert all("torch" in line and line.endswith("needs GPUs") for line in (first, second))
 
 
 def test_torch_decodes_the_same_shapes(scripts):
