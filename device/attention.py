@@ -56,7 +56,7 @@ rotation: float32 [tokens, head_dim], of `rotate_head`, the same for all layers 
 def attend(plan, cache, channels, scratch, layer, position, step, limits):
     """All units of this block for the pass's tokens, of which the first is at `position` (block).
 
-    Their queries, keys and values come by channel.
+    Their queries, keys and values come by channel. The scratch must be free: this begins with no barrier.
     """
     rows = plan.group * plan.tokens
     unit = block_index()

@@ -94,6 +94,7 @@ def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, po
         prefetch_norms(plan, resident.norms, 2 * layer + half + 1)
         if attention:
             publish_heads(plan, channels, block.partial, block.sums, resident.biases, layer, step)
+            # no barrier: attention's scratch lies where x was, and nobody has read that since the product
             attend(plan, cache, channels, block.scratch, layer, position, step, limits)
             mark(plan, block.trace, layer, half, ATTENDED)
             merge_parts(plan, channels, step, limits)

@@ -11,6 +11,7 @@ from .backend import (
     as_bits,
     as_float32,
     block_index,
+    fence,
     float32,
     function,
     int64,
@@ -102,6 +103,7 @@ def vote(plan, comm, ballot, epoch, a, b, c, d):
     for p in range(thread_index(), plan.pes, plan.block):
         at = 8 * (((epoch & 1) * plan.pes + comm.rank) * plan.grid + block_index())
         if plan.put:
+            fence()  # this vote's signal must not come before the last one's
             start = 8 * ((epoch & 1) * plan.grid + block_index())
             ballot.outbox[start], ballot.outbox[start + 2] = a, b
             ballot.outbox[start + 4], ballot.outbox[start + 6] = c, d

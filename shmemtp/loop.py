@@ -40,7 +40,9 @@ class DecodeLoop:
         plan, device = model.plan, pe.device
         self._model, self._running = model, None
         self._failed: BaseException | None = None
+        agree(team.comm, "plans", plan.summary)
         self._passes = [Passes(pe, team, each) for each in (plan, plan.prefill)]
+        self._watch = self._passes[0].channel.watch
         self._votes = _vote_memory(pe, plan)
         self._prompt, self._stops = device.array(plan.max_context, np.int64), device.array(MOST_STOPS, np.int64)
         self._control, self._progress = device.mapped(1, np.int64), device.mapped(2, np.int64)
@@ -132,8 +134,7 @@ class DecodeLoop:
                     time.sleep(PATIENCE_S)
                 launch.wait()
                 self._running = None
-                for each in self._passes:
-                    each.channel.check("decode")
+                self._watch.check("decode")
             except BaseException as error:
                 self._failed, self._running = error, None
         if self._failed:
@@ -186,7 +187,7 @@ class DecodeLoop:
         """In the order of device/decode.py's kernel."""
         model = self._model
         return (
-            *(argument for passes in self._passes for argument in passes.arguments),
+            *(argument for passes in self._passes for argument in passes.arguments(self._watch)),
             *(model.weights, model.embedding, model.norms, model.biases, model.head_norms, model.rope),
             *(model.keys, model.values),
             *(array.argument for array in self._votes),
@@ -210,10 +211,9 @@ class Passes:
         self._words = pe.device.array(plan.channels["words"], np.uint32)
         self._constants = Constants(**plan.constants)
 
-    @property
-    def arguments(self):
-        """In the order of device/decode.py's kernel."""
-        return self._constants, self.channel.argument, self._words
+    def arguments(self, watch):
+        """In the order of device/decode.py's kernel; its passes share a watch: whose wait ran out first, is told."""
+        return self._constants, self.channel.argument._replace(watch=watch.argument), self._words
 
 
 def _vote_memory(pe, plan: Plan):

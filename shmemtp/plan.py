@@ -49,6 +49,14 @@ class Plan:
         return replace(self, tokens=tokens)
 
     @property
+    def summary(self) -> str:
+        """For people: what must be the same on every PE of a team and is not in the model's shape."""
+        return (
+            f"{self.grid} blocks of {self.block} threads, a context of {self.max_context} in {self.parts} parts, "
+            f"{self.prefill.tokens} tokens of a prompt at a time"
+        )
+
+    @property
     def shared_bytes(self) -> int:
         """Of the launch: what a block needs for any of its passes."""
         return max(passes.memory.offsets["end"] for passes in (self, self.prefill))

@@ -1,5 +1,6 @@
 """Chooses how a model runs on a device: how many blocks share the work, and in how many parts its context lies."""
 
+from .errors import InputError
 from .model import Layout, ModelShape
 from .plan import GRANULE, Plan
 from .product import TILE_ROWS, ceil_div
@@ -7,6 +8,7 @@ from .product import TILE_ROWS, ceil_div
 __all__ = ["make_plan"]
 
 MOST_POSITIONS = 1024  # of a part: their scores stand in shared memory
+MOST_TOKENS = 8  # of a pass: multiply_rows takes no more vectors, attention no more positions than a granule has
 USUAL_PARTS = 32  # of a context: one to a lane when they are merged
 
 
@@ -22,7 +24,12 @@ def make_plan(
     prefill_tokens: int = 1,
     trace: bool = False,
 ) -> Plan:
-    """The plan for a model on a device of `multiprocessors` and `shared_limit` bytes of shared memory a block."""
+    """The plan for a model on a device of `multiprocessors` and `shared_limit` bytes of shared memory a block.
+
+    Raises `InputError` where `prefill_tokens` is not from 1 to MOST_TOKENS.
+    """
+    if not 1 <= prefill_tokens <= MOST_TOKENS:
+        raise InputError(f"prefill_tokens is {prefill_tokens}: it must be from 1 to {MOST_TOKENS}")
     grid = _grid(shape, multiprocessors, max_tile_columns)
     parts = max(1, min(USUAL_PARTS, grid // shape.kv_heads, ceil_div(max_context, GRANULE)))
     parts = max(parts, ceil_div(max_context, MOST_POSITIONS))

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from decoding import PROMPT, bits, checkpoint, decode, launch_options, logits_of, model
 
+import shmemtp
 from shmemtp.device.attention import GRANULE
 from shmemtp.device.backend import NAME
+from shmemtp.errors import InputError
 
 STEPS = 3
 MODELS = {"llama": ("llama", dict(ratio=3)), "qwen3": ("qwen3", dict(ratio=2, head_dim=24, tie_word_embeddings=True))}
@@ -78,3 +80,19 @@ def test_by_put(pe, tokens):
     right, logits = one_by_one(pe, "llama", None, len(PROMPT))
     assert decode(llm, PROMPT, STEPS) == right
     np.testing.assert_array_equal(bits(logits_of(llm, STEPS)), logits)
+
+
+@pytest.mark.parametrize("tokens", [0, 9])
+def test_no_pass_has_so_many(pe, tokens):
+    folder = checkpoint(pe, "llama", **MODELS["llama"][1])
+    with pytest.raises(InputError, match=f"prefill_tokens is {tokens}: it must be from 1 to 8"):
+        shmemtp.LLM(folder, pe, prefill_tokens=tokens)
+
+
+def test_plans_that_differ_are_told(pe):
+    """Before anything is allocated: passes of other sizes would wait for each other in vain."""
+    if pe.size == 1:
+        pytest.skip("needs two PEs that can differ")
+    folder = checkpoint(pe, "llama", **MODELS["llama"][1])
+    with pytest.raises(InputError, match=r"different plans: .*2 tokens of a prompt at a time on PE 0, .*4 tokens"):
+        shmemtp.LLM(folder, pe, max_context=64, prefill_tokens=2 if pe.rank == 0 else 4)
