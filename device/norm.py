@@ -61,7 +61,7 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     """
     for first in range(0, plan.tokens, plan.hidden_tokens):
         _receive_hidden(plan, channels, norms, row, epoch, first, x, sums, limits)
-    end = plan.low_terms // 2 - 2
+    end = plan.low_terms // 2 - 2  # the low terms stand two words further than the high ones reach
     clear_padding(plan, x, plan.hidden_pairs, end)
     clear_padding(plan, x, plan.low_terms // 2 + plan.hidden_pairs, plan.low_terms // 2 + end)
 
