@@ -3,7 +3,7 @@
 from collections import namedtuple
 
 from .backend import float32, function, multiply_rows, uint32
-from .stream import TILE, TILE_ROWS, release_tile, wait_tile
+from .stream import DOWN, GATE_UP, O_PROJ, QKV, TILE, TILE_ROWS, release_tile, tiles_of, wait_tile
 
 Product = namedtuple("Product", "tiles splits columns low")
 Product.__doc__ = """A matrix in the stream, uint32: its tiles in a block, the tiles of a row, a tile's columns.
@@ -21,16 +21,16 @@ def product_of(tiles, splits, columns, low):
 def column_parallel(plan, attention):
     """The first product of a layer's half: qkv or gate_up."""
     if attention:
-        return product_of(plan.qkv_tiles, plan.qkv_splits, plan.qkv_columns, plan.low_terms)
-    return product_of(plan.gate_up_tiles, plan.gate_up_splits, plan.gate_up_columns, plan.low_terms)
+        return product_of(tiles_of(plan, QKV), plan.qkv_splits, plan.qkv_columns, plan.low_terms)
+    return product_of(tiles_of(plan, GATE_UP), plan.gate_up_splits, plan.gate_up_columns, plan.low_terms)
 
 
 @function
 def row_parallel(plan, attention):
     """The second product of a layer's half: o or down."""
     if attention:
-        return product_of(plan.o_tiles, plan.o_splits, plan.o_columns, 0)
-    return product_of(plan.down_tiles, plan.down_splits, plan.down_columns, 0)
+        return product_of(tiles_of(plan, O_PROJ), plan.o_splits, plan.o_columns, 0)
+    return product_of(tiles_of(plan, DOWN), plan.down_splits, plan.down_columns, 0)
 
 
 @function

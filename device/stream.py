@@ -36,11 +36,11 @@ memory, the block's stages. landed: uint64 mbarriers in shared memory, one a sta
 memory. first_wanted: the number of the first pass that wants a next token and so reads lm_head.
 """
 # The state: the stage of the warp's next tile, the parity of its landing and the tile's number in its product; of the
-# next tile to fetch its number, how many its product has, its size and place in the weights in UNITs, its product (0 to
-# 3 in a layer, LM_HEAD), layer and pass. The tile to fetch takes the stage of the one that was read last.
+# next tile to fetch its number, how many its product has, its size and place in the weights in UNITs, its product (QKV
+# to LM_HEAD), layer and pass. The tile to fetch takes the stage of the one that was read last.
 STAGE, PARITY, TILE, FETCH_TILE, FETCH_TILES, FETCH_SIZE, FETCH_AT, FETCH_PRODUCT, FETCH_LAYER, FETCH_PASS = range(10)
 STATE_FIELDS = 10
-LM_HEAD = 4
+QKV, O_PROJ, GATE_UP, DOWN, LM_HEAD = range(5)
 TILE_ROWS = 4  # this and the columns, of which a tile has a multiple, are shmemtp/product.py's too
 UNIT = TILE_ROWS * 64  # elements
 
@@ -48,18 +48,31 @@ UNIT = TILE_ROWS * 64  # elements
 @function
 def select(plan, product, qkv, o, gate_up, down, lm_head):
     """The value for a product's number (thread)."""
-    if product < 2:
-        return qkv if product == 0 else o
+    if product < GATE_UP:
+        return qkv if product == QKV else o
     if product < LM_HEAD:
-        return gate_up if product == 2 else down
+        return gate_up if product == GATE_UP else down
     return lm_head
 
 
 @function
+def own_tiles(plan, all_tiles, tiles):
+    """How many of a matrix's tiles, `tiles` to each block in order, are this block's: the last ones may lack some."""
+    if all_tiles == tiles * plan.grid:
+        return tiles
+    return max(0, min(tiles, all_tiles - tiles * block_index()))
+
+
+@function
 def tiles_of(plan, product):
-    """Tiles of a product in each block."""
+    """Tiles of a product that this block reads. Of lm_head all have the same, padding included."""
     return select(
-        *(plan, product, plan.qkv_tiles, plan.o_tiles, plan.gate_up_tiles, plan.down_tiles, plan.lm_head_tiles)
+        *(plan, product),
+        own_tiles(plan, plan.qkv_all_tiles, plan.qkv_tiles),
+        own_tiles(plan, plan.o_all_tiles, plan.o_tiles),
+        own_tiles(plan, plan.gate_up_all_tiles, plan.gate_up_tiles),
+        own_tiles(plan, plan.down_all_tiles, plan.down_tiles),
+        plan.lm_head_tiles,
     )
 
 

@@ -91,8 +91,9 @@ class Layout:
 
     @property
     def streamed_bytes(self) -> int:
-        """What one token reads: all of it."""
-        return 2 * self.elements
+        """What one token reads: all but the layers' tiles without a row."""
+        layer = sum(product.tiles * product.tile_elements for product in self.products[:4])
+        return 2 * (self.shape.layers * layer + self.lm_head.elements)
 
 
 def load(
@@ -127,7 +128,7 @@ def load(
     for name, whole in tensors(config):
         checkpoint.check(name, whole)
     shard = Shard(config, checkpoint, shape, rank)
-    total = layout.streamed_bytes + 2 * shape.total_vocab * shape.hidden
+    total = 2 * layout.elements + 2 * shape.total_vocab * shape.hidden
     silent = not progress or rank != 0
     with tqdm(total=total, desc="loading weights", unit="B", unit_scale=True, disable=silent) as bar:
 

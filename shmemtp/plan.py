@@ -179,6 +179,7 @@ class Plan:
         )
         for name, product in zip(("qkv", "o", "gate_up", "down", "lm_head"), layout.products, strict=True):
             values[f"{name}_tiles"] = product.tiles_per_block
+            values[f"{name}_all_tiles"] = product.tiles
             values[f"{name}_splits"] = product.splits
             values[f"{name}_columns"] = product.tile_columns
         values.update({f"shared_{name}": at for name, at in memory.offsets.items()})

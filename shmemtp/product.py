@@ -49,6 +49,11 @@ class Product:
         return self.pairs_per_block // (TILE_ROWS // 2) * self.splits
 
     @property
+    def tiles(self) -> int:
+        """Those that hold a row of the matrix, in all blocks."""
+        return ceil_div(self.pairs, TILE_ROWS // 2) * self.splits
+
+    @property
     def tile_elements(self) -> int:
         return TILE_ROWS * self.tile_columns
 

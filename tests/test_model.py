@@ -155,7 +155,7 @@ def test_matrices_arrive_in_memory_order(tmp_path, monkeypatch):
     assert pe.starts[:9] == sorted(pe.starts[:9])
     assert np.isfinite(from_bfloat16(pe.memory)).all() and np.isfinite(pe.embedding).all()
     assert layout.elements == sum(p.elements for p in layout.products[:4]) * 2 + layout.lm_head.elements
-    assert layout.streamed_bytes == pe.memory.nbytes
+    assert 2 * layout.elements == pe.memory.nbytes >= layout.streamed_bytes
     assert all(offset % 8 == 0 for offset in layers)
 
 

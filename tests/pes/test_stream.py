@@ -1,0 +1,31 @@
+"""The weight stream's plan: each block reads its tiles of a matrix and not what pads the last blocks' shares."""
+
+import numpy as np
+import pytest
+from decoding import checkpoint
+
+from shmemtp.config import load_config
+from shmemtp.device import Constants, block_index, kernel, thread_index
+from shmemtp.device.stream import LM_HEAD, tiles_of
+from shmemtp.model import model_shape
+from shmemtp.planner import make_plan
+
+
+@kernel
+def count_tiles(plan, counts):
+    if thread_index() == 0:
+        for product in range(LM_HEAD + 1):
+            counts[product * plan.grid + block_index()] = tiles_of(plan, product)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5, 7])
+def test_blocks_read_the_tiles_that_have_a_row(pe, device, run, blocks):
+    config = load_config(checkpoint(pe, "llama"))
+    plan = make_plan(model_shape(config, pe.size), 64, blocks, device.shared_bytes, 32, 32, max_tile_columns=64)
+    products = plan.layout.products
+    counts = device.array(len(products) * plan.grid, np.int64)
+    run(count_tiles, (plan.grid, device.warp_size, device.warp_size), Constants(**plan.constants), counts)
+    found = counts.numpy().reshape(len(products), plan.grid)
+    assert found[:-1].sum(1).tolist() == [product.tiles for product in products[:-1]]
+    for tiles, product in zip(found, products, strict=True):
+        assert (np.diff(tiles) <= 0).all() and tiles[0] == product.tiles_per_block
