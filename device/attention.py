@@ -102,7 +102,10 @@ def owns(plan, part, position):
 
 @function
 def owns_any(plan, part, position):
-    """Whether a position of the pass, whose first is `position`, belongs to `part` (thread)."""
+    """Whether a position of the pass, whose first is `position`, belongs to `part` (thread).
+
+    A pass is no longer than a granule, so it has positions in one or two: those of its first and its last token.
+    """
     return owns(plan, part, position) or (plan.tokens > 1 and owns(plan, part, position + plan.tokens - 1))
 
 
