@@ -2,7 +2,8 @@
 
 The same shapes and random weights: one token's operations in one CUDA graph, partial sums added by NCCL, a greedy
 choice on the device. Once as torch runs them one by one, and once as torch.compile fuses them between the all-reduces,
-which is how gpt-fast decodes. Memory is static and the position a tensor, so that a graph serves every token.
+which is how gpt-fast decodes, but for the residual's additions, which stay on their own. Memory is static and the
+position a tensor, so that a graph serves every token.
 """
 
 import numpy as np
@@ -106,33 +107,43 @@ def measure_torch(pe, shape, context, tokens):
     found = []
     for compiled, name in NAMES.items():
         device, positions = torch.device("cuda", pe.device.ordinal), context + tokens + 2
+        reason, graph = "", None
         try:
             decode = TorchDecode(torch, dist, device, shape, positions, compiled)
             with torch.no_grad():
-                times = _times(torch, pe, decode, context, tokens)
-            found.append((name, float(np.median(np.max(pe.comm.allgather(times), axis=0))), ""))
+                graph = _capture(torch, decode)
         except RuntimeError as error:  # what torch cannot compile here
-            found.append((name, None, str(error).partition("\n")[0]))
-        decode = None
+            reason = str(error).partition("\n")[0]
+        reason = next(filter(None, pe.comm.allgather(reason)), "")
+        median = None
+        if not reason:
+            decode.position.fill_(context)
+            times = pe.comm.allgather(_times(torch, pe, graph, tokens))
+            median = float(np.median(np.max(times, axis=0)))
+        found.append((name, median, reason))
+        decode = graph = None
         torch.cuda.empty_cache()
     contenders.close()
     return found
 
 
-def _times(torch, pe, decode, context, tokens):
-    """Milliseconds of each token, between events on the stream that replays the graph."""
+def _capture(torch, decode):
+    """One step as a CUDA graph, after some that were not."""
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     with torch.cuda.stream(stream):
         for _ in range(3):
             decode.step()
     stream.synchronize()
-    pe.barrier()
     with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         decode.step()
-    decode.position.fill_(context)
+    return graph
+
+
+def _times(torch, pe, graph, tokens):
+    """Milliseconds of each token, between events on the stream that replays the graph."""
     torch.cuda.synchronize()
     pe.barrier()
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(tokens + 1)]
+    stream, events = torch.cuda.Stream(), [torch.cuda.Event(enable_timing=True) for _ in range(tokens + 1)]
     with torch.cuda.stream(stream):
         graph.replay()
         events[0].record()

@@ -41,8 +41,8 @@ class DecodeLoop:
         self._model, self._running = model, None
         self._failed: BaseException | None = None
         agree(team.comm, "plans", plan.summary)
-        self._passes = [Passes(pe, team, each) for each in (plan, plan.prefill)]
-        self._watch = self._passes[0].channel.watch
+        self._pass_arguments = [PassArguments(pe, team, each) for each in (plan, plan.prefill)]
+        self._watch = self._pass_arguments[0].channel.watch
         self._votes = _vote_memory(pe, plan)
         self._prompt, self._stops = device.array(plan.max_context, np.int64), device.array(MOST_STOPS, np.int64)
         self._control, self._progress = device.mapped(1, np.int64), device.mapped(2, np.int64)
@@ -187,7 +187,7 @@ class DecodeLoop:
         """In the order of device/decode.py's kernel."""
         model = self._model
         return (
-            *(argument for passes in self._passes for argument in passes.arguments(self._watch)),
+            *(argument for each in self._pass_arguments for argument in each.of(self._watch)),
             *(model.weights, model.embedding, model.norms, model.biases, model.head_norms, model.rope),
             *(model.keys, model.values),
             *(array.argument for array in self._votes),
@@ -200,7 +200,7 @@ class DecodeLoop:
 REASONS = {1: "length", 2: "stop_token", 3: "stopped"}
 
 
-class Passes:
+class PassArguments:
     """What passes of one plan need: its constants, a channel to the other PEs, and words that the blocks share."""
 
     def __init__(self, pe, team, plan: Plan):
@@ -211,7 +211,7 @@ class Passes:
         self._words = pe.device.array(plan.channels["words"], np.uint32)
         self._constants = Constants(**plan.constants)
 
-    def arguments(self, watch):
+    def of(self, watch):
         """In the order of device/decode.py's kernel; its passes share a watch: whose wait ran out first, is told."""
         return self._constants, self.channel.argument._replace(watch=watch.argument), self._words
 

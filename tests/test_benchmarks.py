@@ -217,3 +217,21 @@ def test_torch_decodes_the_same_shapes(scripts):
         dist.destroy_process_group()
     assert decode.position.tolist() == [3]
     assert 0 <= decode.token.item() < shape.vocab
+
+
+def test_torch_that_cannot(scripts, monkeypatch):
+    """What torch refuses on any PE is told of all, which go on together."""
+    torch = pytest.importorskip("torch", reason="the contender is torch's")
+    import torch_decode
+
+    def refuse(*args):
+        raise RuntimeError("no compiler\nand much more")
+
+    comm = SimpleNamespace(allgather=lambda value: [value, ""])
+    pe = SimpleNamespace(comm=comm, device=SimpleNamespace(ordinal=0))
+    monkeypatch.setattr(torch_decode, "why_not", lambda pe: None)
+    monkeypatch.setattr(torch_decode, "Contenders", lambda pe: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(torch_decode, "TorchDecode", refuse)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    found = torch_decode.measure_torch(pe, None, 20, 8)
+    assert found == [(name, None, "no compiler") for name in torch_decode.NAMES.values()]

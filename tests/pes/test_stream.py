@@ -4,11 +4,21 @@ import numpy as np
 import pytest
 from decoding import checkpoint
 
+from shmemtp import plan as host
+from shmemtp import planner, product
 from shmemtp.config import load_config
-from shmemtp.device import Constants, block_index, kernel, thread_index
+from shmemtp.device import Constants, attention, block_index, kernel, merge, norm, packets, stream, thread_index
 from shmemtp.device.stream import LM_HEAD, tiles_of
 from shmemtp.model import model_shape
 from shmemtp.planner import make_plan
+
+
+def test_host_and_kernels_have_the_same_numbers():
+    """Kernels' private arrays are as large as the most that a plan may ask for."""
+    assert (host.GRANULE, product.TILE_ROWS) == (attention.GRANULE, stream.TILE_ROWS)
+    assert host.MOST_TOGETHER == norm.MOST_TOKENS == merge.MOST_TOGETHER
+    assert (host.MOST_BATCH, 4 * host.MOST_BATCH) == (packets.BATCH, packets.MOST_VECTOR_WORDS)
+    assert planner.MOST_TOKENS <= attention.GRANULE
 
 
 @kernel
@@ -26,6 +36,6 @@ def test_blocks_read_the_tiles_that_have_a_row(pe, device, run, blocks):
     counts = device.array(len(products) * plan.grid, np.int64)
     run(count_tiles, (plan.grid, device.warp_size, device.warp_size), Constants(**plan.constants), counts)
     found = counts.numpy().reshape(len(products), plan.grid)
-    assert found[:-1].sum(1).tolist() == [product.tiles for product in products[:-1]]
-    for tiles, product in zip(found, products, strict=True):
-        assert (np.diff(tiles) <= 0).all() and tiles[0] == product.tiles_per_block
+    assert found[:-1].sum(1).tolist() == [matrix.tiles for matrix in products[:-1]]
+    for tiles, matrix in zip(found, products, strict=True):
+        assert (np.diff(tiles) <= 0).all() and tiles[0] == matrix.tiles_per_block
