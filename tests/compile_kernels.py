@@ -114,6 +114,17 @@ def read_all():
     return device.cubins["read_all"], MAX_BLOCK, 0
 
 
+def stream_and_ask():
+    from stream_kernel import SHARED_BYTES as shared_bytes
+    from stream_kernel import STREAMERS, Streaming
+    from stream_kernel import stream_and_ask as kernel
+
+    device, block = PaperDevice(), 32 * (STREAMERS + 1)
+    arrays = map(paper_array, (np.uint16, np.uint32, np.int64, np.int64, np.int64, np.int64))
+    device.compile(kernel, (Streaming(16, 3, 1, 1, 2), 132, *arrays), block)
+    return device.cubins["stream_and_ask"], block, shared_bytes
+
+
 def paper_array(dtype):
     return Unbacked(8, dtype)
 
@@ -198,6 +209,7 @@ CASES = {
     "decode tiny TP 2, put": partial(decode, "tiny", 2, "one-shot-put"),
     "fill_random": fill_random,
     "read_all": read_all,
+    "stream_and_ask": stream_and_ask,
 }
 
 

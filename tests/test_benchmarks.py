@@ -181,6 +181,18 @@ def test_a_picture_of_what_was_found(tmp_path, scripts):
         assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_stream(tmp_path):
+    """PE 1 only looks on; with nothing under way nothing streams, and else it does."""
+    file = tmp_path / "found.json"
+    done = start("stream", "--microseconds", "2000", "--json", str(file), pes=2)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["kib_under_way"] for row in rows] == [0, 16, 24, 32, 40, 48, 64, 128, 192, 192]
+    assert [row["tb_s"] > 0 for row in rows] == [row["kib_under_way"] > 0 for row in rows]
+    assert all(0 < median <= most for median, most in (row["load"] for row in rows))
+    assert done.stdout.count("TB/s") == len(rows)
+
+
 def test_decode(tmp_path):
     """Its floor is what the same run can read; torch, which has no GPU here, says so."""
     file = tmp_path / "found.json"
