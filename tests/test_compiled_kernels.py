@@ -15,7 +15,7 @@ pytest.importorskip("numba_cuda", reason="compiling for GPUs needs the gpu extra
 ROOT = Path(__file__).resolve().parent.parent
 HALVES = [  # a process each, of about the same work
     [
-        *("decode tiny TP 2, put", "decode llama-3.1-8b TP 8", "fill_random", "read_all"),
+        *("decode tiny TP 2, put", "decode llama-3.1-8b TP 8", "fill_random", "read_all", "stream_and_ask"),
         *("transfer_rounds put", "transfer_rounds get, nvshmem", "ping_pong_rounds put_signal, nvshmem"),
         *("collective_rounds all_reduce, 8 PEs", "collective_rounds all_to_all, 8 PEs, put", "barrier_rounds 8 PEs"),
         *("all_to_all_v_rounds 8 PEs", "all_reduce_norm_rounds 8 PEs"),
