@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import itertools
 import math
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ import shmemtp
 
 PROMPT = np.random.default_rng(3).integers(0, 96, 20).tolist()
 CONTEXT = 2048  # the same for most tests, so that they share a kernel
+MADE = itertools.count()  # checkpoints: every one has a folder of its own, which nobody writes again
 TOLERANCE = 1e-2  # of a step's logits: the norm of the error over the norm of what is right
 
 
@@ -37,7 +39,7 @@ def checkpoint(pe, name: str, architecture: str = "llama", finish=None, ratio: i
 
     ratio : query heads that share a KV head. overrides : as `checkpoints.make` takes them.
     """
-    folder = _folder(pe) / name
+    folder = _folder(pe) / f"{name}-{next(MADE)}"
     heads = heads_for(pe.size)
     if pe.rank == 0:
         heads = {"num_attention_heads": heads, "num_key_value_heads": heads // ratio}
