@@ -38,7 +38,7 @@ def measure(pe, warps, depth, every, nanoseconds):
         flags = device.array(grid * APART, np.int64)
         loads, trips = device.array(grid * ASKED, np.int64), device.array(grid * ASKED, np.int64)
         counts = device.array(grid * STREAMERS, np.int64)
-        args = (streaming, grid, tiles, words, flags, loads, trips, counts)
+        args = (streaming, tiles, words, flags, loads, trips, counts)
         pe.run(stream_and_ask, grid, (STREAMERS + 1) * lanes, *args, shared_bytes=SHARED_BYTES, warp=lanes)
     trips = trips.numpy()
     tiles.free()

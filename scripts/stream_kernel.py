@@ -12,6 +12,7 @@ from shmemtp.device import (
     clock,
     cycles,
     function,
+    grid_size,
     int64,
     kernel,
     lane_index,
@@ -41,12 +42,12 @@ way until end_ns; the last warp begins to ask at begin_ns. Nanoseconds after the
 
 
 @kernel
-def stream_and_ask(streaming, grid, tiles, words, flags, loads, trips, counts):
-    """tiles: uint16, the memory that is streamed. words: uint32, zeros. flags: int64 [grid *
-    APART], zeros.
+def stream_and_ask(streaming, tiles, words, flags, loads, trips, counts):
+    """Blocks of STREAMERS warps that stream, if they are to, and one that asks.
 
-    loads, trips: int64 [grid, ASKED], cycles of each load and of each round trip to the block two further, or -1 where
-    the time was over. counts: int64 [grid, STREAMERS], tiles that landed before it was.
+    tiles: uint16, the memory that is streamed. words: uint32, zeros. flags: int64 [grid * APART], zeros. loads, trips:
+    int64 [grid, ASKED], cycles of each load and of each round trip to the block two further, or -1 where the time was
+    over. counts: int64 [grid, STREAMERS], tiles that landed before it was.
     """
     ring, landed = shared(0, TILE * STREAMERS * DEPTH, uint16), shared(RING_BYTES, STREAMERS * DEPTH, uint64)
     if thread_index() == 0:
@@ -62,14 +63,14 @@ def stream_and_ask(streaming, grid, tiles, words, flags, loads, trips, counts):
                 pause()
             ask(streaming, start, words, flags, loads, trips)
         elif warp < streaming.warps and block % streaming.every == 0:
-            copy_tiles(streaming, grid, start, tiles, ring, landed, counts)
+            copy_tiles(streaming, start, tiles, ring, landed, counts)
 
 
 @function
-def copy_tiles(streaming, grid, start, tiles, ring, landed, counts):
+def copy_tiles(streaming, start, tiles, ring, landed, counts):
     """A warp's part of the stream (thread)."""
     warp, all_tiles = warp_index(), tiles.size // TILE
-    tile, step = block_index() * streaming.warps + warp, grid * streaming.warps
+    tile, step = block_index() * streaming.warps + warp, grid_size() * streaming.warps
     stage, parity, count = int64(0), uint32(0), int64(0)
     for ahead in range(streaming.depth):
         copy_tile(tiles, tile % all_tiles, ring, landed, warp + STREAMERS * ahead)

@@ -121,7 +121,7 @@ def stream_and_ask():
 
     device, block = PaperDevice(), 32 * (STREAMERS + 1)
     arrays = map(paper_array, (np.uint16, np.uint32, np.int64, np.int64, np.int64, np.int64))
-    device.compile(kernel, (Streaming(16, 3, 1, 1, 2), 132, *arrays), block)
+    device.compile(kernel, (Streaming(16, 3, 1, 1, 2), *arrays), block)
     return device.cubins["stream_and_ask"], block, shared_bytes
 
 
