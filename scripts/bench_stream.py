@@ -16,7 +16,11 @@ from stream_kernel import APART, ASKED, DEPTH, SHARED_BYTES, STREAMERS, TILE, St
 
 import shmemtp
 
-UNDER_WAY = ((0, 1), (4, 1), (6, 1), (8, 1), (10, 1), (12, 1), (16, 1), (16, 2), (16, 3))  # warps that stream, of each
+UNDER_WAY = (  # warps that stream, copies of each, and every which block has such warps
+    *((warps, 1, 1) for warps in (0, 4, 6, 8, 10, 12, STREAMERS)),
+    *((STREAMERS, depth, 1) for depth in range(2, DEPTH + 1)),
+    (STREAMERS, DEPTH, 2),
+)
 GIB = 1 << 30
 
 
@@ -28,11 +32,11 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def measure(pe, warps, depth, every, nanoseconds):
+def measure(pe, tiles, warps, depth, every, nanoseconds):
     """A row: what one launch found, the second one's (the first one's may wait for its code)."""
-    device, gpu = pe.device, pe.backend == "gpu"
-    grid, lanes = (device.multiprocessors // 4 * 4, device.warp_size) if gpu else (4, 1)
-    tiles, words = device.array((2 * GIB if gpu else 1 << 20) // 2, np.uint16), device.array(4096, np.uint32)
+    device = pe.device
+    grid, lanes = (device.multiprocessors // 4 * 4, device.warp_size) if pe.backend == "gpu" else (4, 1)
+    words = device.array(4096, np.uint32)
     streaming = Streaming(warps, depth, every, nanoseconds // 6, nanoseconds)
     for _ in range(2):
         flags = device.array(grid * APART, np.int64)
@@ -41,7 +45,6 @@ def measure(pe, warps, depth, every, nanoseconds):
         args = (streaming, tiles, words, flags, loads, trips, counts)
         pe.run(stream_and_ask, grid, (STREAMERS + 1) * lanes, *args, shared_bytes=SHARED_BYTES, warp=lanes)
     trips = trips.numpy()
-    tiles.free()
     return {
         "kib_under_way": 2 * TILE * warps * depth >> 10,
         "streaming": "all blocks" if every == 1 else "every second block",
@@ -68,13 +71,12 @@ def main(argv=None):
     options = parse(argv)
     nanoseconds = 1000 * options.microseconds
     with shmemtp.init(options.backend) as pe:
-        rows = []
         if pe.rank == 0:
-            for warps, depth in UNDER_WAY:
-                rows.append(measure(pe, warps, depth, 1, nanoseconds))
+            tiles = pe.device.array((2 * GIB if pe.backend == "gpu" else 1 << 20) // 2, np.uint16)
+            rows = []
+            for warps, depth, every in UNDER_WAY:
+                rows.append(measure(pe, tiles, warps, depth, every, nanoseconds))
                 print(told(rows[-1]), flush=True)
-            rows.append(measure(pe, STREAMERS, DEPTH, 2, nanoseconds))
-            print(told(rows[-1]), flush=True)
             if options.json:
                 found = {"device": pe.device.name, "rows": rows}
                 options.json.write_text(json.dumps(found, indent=1) + "\n")
