@@ -23,7 +23,6 @@ from .backend import (
     prefetch,
     score_keys,
     store_packet,
-    sync_block,
     thread_index,
     uint16,
     uint32,
@@ -37,6 +36,7 @@ from .bfloat16 import low, pack
 from .packets import receive_batch, wait_for_packet
 from .rope import normalise_head, rotate_head
 from .watch import QUERY
+from .workers import sync_workers
 
 GRANULE = 16  # positions that lie together in the cache
 TILE = 8  # keys, or dimensions of values, that a warp takes at once
@@ -65,14 +65,14 @@ def attend(plan, cache, channels, scratch, layer, position, step, limits):
         row = (layer * plan.kv_heads + head) * plan.cache_positions
         granules = (positions_of_part(plan, part, position + plan.tokens) + GRANULE - 1) // GRANULE
         receive_heads(plan, cache, channels, scratch, layer, head, part, position, step, limits)
-        sync_block()
+        sync_workers(plan)
         for tile in range(warp_index(), granules * (GRANULE // TILE), plan.warps):
             at = (row + first_position(plan, part, tile // 2) + tile % 2 * TILE) * plan.head_dim
             to = tile * TILE
             score_keys(scratch.queries, rows, cache.keys, at, plan.head_dim, scratch.scores, to, plan.part_positions)
-        sync_block()
+        sync_workers(plan)
         softmax(plan, scratch, part, position, granules * GRANULE)
-        sync_block()
+        sync_workers(plan)
         at = (row + first_position(plan, part, 0)) * plan.head_dim
         for tile in range(warp_index(), plan.head_dim // TILE, plan.warps):
             weigh_values(
@@ -80,9 +80,9 @@ def attend(plan, cache, channels, scratch, layer, position, step, limits):
                 *(cache.values, at, GRANULE * plan.parts * plan.head_dim, granules),
                 *(plan.head_dim, tile * TILE, scratch.vectors),
             )
-        sync_block()
+        sync_workers(plan)
         publish_part(plan, channels, scratch, unit, step)
-        sync_block()
+        sync_workers(plan)
         unit += plan.grid
 
 

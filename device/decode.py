@@ -23,7 +23,6 @@ from .backend import (
     shared,
     store_relaxed,
     store_release,
-    sync_block,
     thread_index,
     uint16,
     uint32,
@@ -33,10 +32,11 @@ from .communicator import limits_of
 from .layer import Resident, begin_token, decode_layer, open_block
 from .matvec import multiply, pairs_of, product_of
 from .projections import keep_logits
-from .request import COUNT, REASON, RUNNING, STOP, STOP_INTERVAL, Request, has_ended
+from .request import COUNT, FED_FLAG, REASON, REASON_FLAG, RUNNING, STOP, STOP_INTERVAL, Request, has_ended
 from .sample import choose
-from .stream import STATE_FIELDS, Stream, close_stream, open_stream
+from .stream import STATE_FIELDS, Stream, close_stream, end_stream, feed, open_stream
 from .vote import Ballot, agree_to_stop
+from .workers import is_feeder, sync_workers
 
 Host = namedtuple("Host", "control progress tokens times record trace")
 Host.__doc__ = """Memory that both sides see: control is written by the host; progress, tokens and times (of each token
@@ -47,11 +47,13 @@ STEP_EPOCH, VOTE_EPOCH = 0, 1  # epochs: the next layer's and the next vote's nu
 
 @function
 def open_weights(plan, weights, first_wanted, state):
-    """The weight stream, under way: see Stream (block). state: `local`, the caller's own."""
+    """The weight stream: see Stream (all threads of the block). state: `local`, the caller's own."""
     stream = Stream(
         state,
-        shared(plan.shared_ring, plan.warps * plan.depth * plan.stage_elements, uint16),
-        shared(plan.shared_landed, plan.warps * plan.depth, uint64),
+        shared(plan.shared_ring, plan.stages * plan.stage_elements, uint16),
+        shared(plan.shared_landed, plan.stages, uint64),
+        shared(plan.shared_free, plan.stages, uint64),
+        shared(plan.shared_closed, 1, uint64),
         weights,
         first_wanted,
     )
@@ -72,17 +74,15 @@ def worth_a_pass(plan, left):
 
 
 @function
-def prefill(plan, comm, channels, resident, cache, ballot, request, host, epochs):
+def prefill(plan, stream, block, comm, channels, resident, cache, ballot, request, host, epochs):
     """Feeds the prompt's tokens before its last one, `plan.tokens` at a time (block).
 
-    Some may be left for `generate`. Returns how many it fed, why the request ended, if it did, and the epochs to go on
-    with.
+    Some may be left for `generate`. Returns the epochs to go on with; the block's flags say how many it fed, and why
+    the request ended, if it did.
     """
     limits = limits_of(comm)
     step, epoch = epochs
     fed, reason = 0, int64(RUNNING)
-    block = open_block(plan, host.trace)
-    stream = open_weights(plan, resident.weights, request.prompt_count, local(STATE_FIELDS, uint32))
     while reason == RUNNING and worth_a_pass(plan, request.prompt_count - 1 - fed):
         first = min(fed, request.prompt_count - 1 - plan.tokens)  # some a second time, which changes nothing
         position = request.start + first
@@ -96,10 +96,10 @@ def prefill(plan, comm, channels, resident, cache, ballot, request, host, epochs
         if fed % STOP_INTERVAL == 0:
             wish = agree_to_stop(plan, comm, ballot, epoch, wish_of_host(comm, host), limits)
             epoch += 1
-        reason = has_ended(request, block, 0, 0, wish, limits)
-    close_stream(plan, stream)
-    sync_block()
-    return fed, reason, (step, epoch)
+        reason = has_ended(plan, request, block, 0, 0, wish, limits)
+    if thread_index() == 0:
+        block.flags[FED_FLAG] = fed
+    return step, epoch
 
 
 @function
@@ -112,30 +112,27 @@ def next_token(plan, stream, block, comm, ballot, request, record, generated, po
     while begun < plan.lm_head_tiles:
         tiles = min(plan.lm_head_turn, plan.lm_head_tiles - begun)
         first, pairs = pairs_of(begun, plan.lm_head_splits), pairs_of(tiles, plan.lm_head_splits)
-        sync_block()
+        sync_workers(plan)
         product = product_of(tiles, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
         multiply(plan, stream, block.x, block.partial, product)
-        sync_block()
+        sync_workers(plan)
         at = generated * plan.vocab
         keep_logits(plan, block.partial, first, pairs, block.sums, comm.rank, block.logits, record, at)
         begun += tiles
-    sync_block()
+    sync_workers(plan)
     first_token = comm.rank * plan.vocab + block_index() * plan.lm_head_rows
     return choose(plan, comm, ballot, block.logits, first_token, request, position, epoch, stop, limits)
 
 
 @function
-def generate(plan, comm, channels, resident, cache, ballot, request, host, fed, epochs):
+def generate(plan, stream, block, comm, channels, resident, cache, ballot, request, host, fed, epochs):
     """Feeds the prompt from token `fed` on, then every token that it chooses (block).
 
-    Returns why the request ended, and the epochs to go on with.
+    Returns the epochs to go on with; the block's flags say why the request ended.
     """
     limits = limits_of(comm)
     step, epoch = epochs
     generated, reason = 0, int64(RUNNING)
-    block = open_block(plan, host.trace)
-    first_wanted = request.prompt_count - 1 - fed
-    stream = open_weights(plan, resident.weights, first_wanted, local(STATE_FIELDS, uint32))
     token = request.prompt[fed]
     while reason == RUNNING:
         position = request.start + fed
@@ -161,9 +158,8 @@ def generate(plan, comm, channels, resident, cache, ballot, request, host, fed, 
                 wish = agree_to_stop(plan, comm, ballot, epoch, stop, limits)
                 epoch += 1
         fed += 1
-        reason = has_ended(request, block, generated, token, wish, limits)
-    close_stream(plan, stream)
-    return reason, (step, epoch)
+        reason = has_ended(plan, request, block, generated, token, wish, limits)
+    return step, epoch
 
 
 @kernel
@@ -220,13 +216,32 @@ def decode(
         shared(plan.shared_keys, plan.warps, uint64),
         shared(plan.shared_numbers, plan.warps + 4, float32),
     )
-    fed, reason, carried = 0, int64(RUNNING), (epochs[STEP_EPOCH], epochs[VOTE_EPOCH])
+    fed, reason, carried = int64(0), int64(RUNNING), (epochs[STEP_EPOCH], epochs[VOTE_EPOCH])
     if prefill_plan.tokens > 1 and prompt_count > prefill_plan.tokens:
-        fed, reason, carried = prefill(
-            prefill_plan, prefill_comm, prefill_channels, resident, cache, ballot, request, host, carried
-        )
+        block = open_block(prefill_plan, trace)
+        stream = open_weights(prefill_plan, weights, prompt_count, local(STATE_FIELDS, uint32))
+        if is_feeder(prefill_plan):
+            feed(prefill_plan, stream)
+        else:
+            carried = prefill(
+                *(prefill_plan, stream, block, prefill_comm, prefill_channels),
+                *(resident, cache, ballot, request, host, carried),
+            )
+            close_stream(prefill_plan, stream)
+        end_stream(prefill_plan, stream)
+        fed, reason = block.flags[FED_FLAG], block.flags[REASON_FLAG]
     if reason == RUNNING:
-        reason, carried = generate(plan, comm, channels, resident, cache, ballot, request, host, fed, carried)
+        block = open_block(plan, trace)
+        stream = open_weights(plan, weights, prompt_count - 1 - fed, local(STATE_FIELDS, uint32))
+        if is_feeder(plan):
+            feed(plan, stream)
+        else:
+            carried = generate(
+                *(plan, stream, block, comm, channels, resident, cache, ballot, request, host, fed, carried)
+            )
+            close_stream(plan, stream)
+        end_stream(plan, stream)
+        reason = block.flags[REASON_FLAG]
     if block_index() == 0 and thread_index() == 0:
         epochs[STEP_EPOCH], epochs[VOTE_EPOCH] = carried
         store_release(progress, REASON, reason)

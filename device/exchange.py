@@ -15,14 +15,17 @@ from .backend import (
     load_relaxed,
     peer,
     put_signal_block,
+    put_signal_warp,
     signal,
     store_packet,
     store_pair,
     store_relaxed,
     sync_block,
+    sync_threads,
     thread_index,
     uint32,
     uint64,
+    warp_index,
 )
 from .communicator import MEETING, box_place, limits_of, signal_place, slot_place
 from .element import elements_of_packet, load_elements, store_elements
@@ -104,6 +107,15 @@ def _store_out(lane, receiver, number, first, second):
 
 
 @function
+def sync_lane(lane):
+    """A barrier of the lane's threads: all of the block, or its first `lane.shape.threads`."""
+    if lane.shape.threads > 0:
+        sync_threads(lane.shape.threads)
+    else:
+        sync_block()
+
+
+@function
 def deliver(lane, epoch, phase, count, same):
     """After `count` packets were posted, `same` to all or to each its own (block).
 
@@ -111,7 +123,7 @@ def deliver(lane, epoch, phase, count, same):
     """
     if lane.shape.put:
         fence()  # a signal sets an epoch: it must not come before the one of the exchange before
-        sync_block()
+        sync_lane(lane)
         for p in range(lane.shape.pes):
             _put(lane, epoch, phase, count, 0 if same else p, p)
         wait_for_signals(lane, epoch, phase, COLLECTIVE)
@@ -123,8 +135,11 @@ def _put(lane, epoch, phase, count, row, p):
     to = 2 * box_place(lane, epoch, phase, lane.rank, 0)
     start = 2 * (row * lane.shape.lanes + block_index()) * lane.shape.packets
     at = signal_place(lane, phase, lane.rank)
-    if count > 0:
+    if count > 0 and lane.shape.threads == 0:
         put_signal_block(lane.inbox, to, lane.outbox, start, 2 * count, lane.signals, at, epoch, lane.pes[p])
+    elif count > 0:  # NVSHMEM's block is all of the threads that were launched
+        if warp_index() == 0:
+            put_signal_warp(lane.inbox, to, lane.outbox, start, 2 * count, lane.signals, at, epoch, lane.pes[p])
     elif thread_index() == 0:
         signal(lane.signals, at, epoch, lane.pes[p])
 
@@ -136,8 +151,8 @@ def wait_for_signals(lane, epoch, phase, operation):
     p = thread_index()
     while p < lane.shape.pes:
         wait_for_epoch(lane.signals, signal_place(lane, phase, p), epoch, limits, operation, p)
-        p += block_size()
-    sync_block()
+        p += lane.shape.threads if lane.shape.threads > 0 else block_size()
+    sync_lane(lane)
 
 
 @function

@@ -22,6 +22,7 @@ from .projections import publish_activations, publish_heads, receive_between
 from .residual import own_pairs, reduce_residual
 from .rope import load_rotation
 from .trace import ATTENDED, COLUMN_PARALLEL, HIDDEN, INPUT, PUBLISHED, RECEIVED, REDUCED, ROW_PARALLEL, mark
+from .workers import sync_workers
 
 Block = namedtuple("Block", "x_words x partial logits scratch residual sums flags trace")
 Block.__doc__ = """A block's shared memory beside the stream's ring.
@@ -29,7 +30,7 @@ Block.__doc__ = """A block's shared memory beside the stream's ring.
 x: uint16 bf16 [tokens, x_stride], the current product's inputs (x_words: the same as uint32). partial: float32
 [tiles, TILE_ROWS, tokens], a product's sums. logits: float32. scratch: attention's, in the same memory as x.
 residual: float32 [hidden_local, tokens, 2], the block's pairs of the hidden states. sums: float32 [tokens, warps].
-flags: int64 [2]. trace: device memory of trace.py.
+flags: int64 [2], see request.py. trace: device memory of trace.py.
 """
 Resident = namedtuple("Resident", "weights embedding norms biases rope")
 Resident.__doc__ = """The model. weights: uint16 bf16, the stream. embedding: uint32 bf16 pairs [total_vocab, hidden
@@ -39,7 +40,7 @@ Resident.__doc__ = """The model. weights: uint16 bf16, the stream. embedding: ui
 
 @function
 def open_block(plan, trace):
-    """The block's shared memory as `plan` divides it (block)."""
+    """The block's shared memory as `plan` divides it (all threads, the feeder's too)."""
     block = Block(
         shared(plan.shared_x, plan.x_elements // 2, uint32),
         shared(plan.shared_x, plan.x_elements, uint16),
@@ -86,10 +87,10 @@ def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, po
     """
     for half in range(2):
         attention = half == 0
-        sync_block()
+        sync_workers(plan)
         mark(plan, block.trace, layer, half, INPUT)
         multiply(plan, stream, block.x, block.partial, column_parallel(plan, attention))
-        sync_block()
+        sync_workers(plan)
         mark(plan, block.trace, layer, half, COLUMN_PARALLEL)
         prefetch_norms(plan, resident.norms, 2 * layer + half + 1)
         if attention:
@@ -102,11 +103,11 @@ def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, po
             publish_activations(plan, channels, block.partial, block.sums, step)
         mark(plan, block.trace, layer, half, PUBLISHED)
         receive_between(plan, channels, attention, step, block.x_words, limits)
-        sync_block()
+        sync_workers(plan)
         mark(plan, block.trace, layer, half, RECEIVED)
         product = row_parallel(plan, attention)
         multiply(plan, stream, block.x, block.partial, product)
-        sync_block()
+        sync_workers(plan)
         mark(plan, block.trace, layer, half, ROW_PARALLEL)
         epoch = 2 * step + half
         reduce_residual(plan, comm, channels, block.partial, product.splits, block.residual, epoch)

@@ -2,8 +2,9 @@
 
 from collections import namedtuple
 
-from .backend import function, int64, sync_block, thread_index
+from .backend import function, int64, thread_index
 from .watch import has_expired
+from .workers import sync_workers
 
 Request = namedtuple("Request", "prompt prompt_count start max_new stops temperature top_p seed")
 Request.__doc__ = """prompt: int64 token ids [prompt_count]. start: the first one's position. max_new: tokens to
@@ -11,6 +12,7 @@ generate. stops: int64 token ids that end the request. temperature, top_p: float
 STOP = 0  # control: the host wants the request to end
 STOP_INTERVAL = 32  # prompt tokens after which all ask whether it does
 COUNT, REASON = 0, 1  # progress: tokens generated so far, why the request ended
+REASON_FLAG, FED_FLAG = 0, 1  # the block's flags: the same reason, tokens of the prompt fed
 RUNNING, LENGTH, STOP_TOKEN, STOPPED, EXPIRED = range(5)
 
 
@@ -23,7 +25,7 @@ def is_stop(request, token):
 
 
 @function
-def has_ended(request, block, generated, token, wish, limits):
+def has_ended(plan, request, block, generated, token, wish, limits):
     """Why the request ends after its newest token, or RUNNING; the same for every thread (block)."""
     if thread_index() == 0:
         reason = int64(RUNNING)
@@ -35,8 +37,8 @@ def has_ended(request, block, generated, token, wish, limits):
             reason = int64(STOP_TOKEN)
         if has_expired(limits):
             reason = int64(EXPIRED)
-        block.flags[0] = reason
-    sync_block()
-    reason = block.flags[0]
-    sync_block()
+        block.flags[REASON_FLAG] = reason
+    sync_workers(plan)
+    reason = block.flags[REASON_FLAG]
+    sync_workers(plan)
     return reason

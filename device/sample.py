@@ -8,9 +8,10 @@ drawn from the whole distribution is in the nucleus if the tokens of higher prob
 it is drawn again among the tokens above the one rejected. What is accepted is distributed exactly as the nucleus.
 """
 
-from .backend import as_bits, exp, float32, function, sync_block, thread_index, uint32, uint64
+from .backend import as_bits, exp, float32, function, thread_index, uint32, uint64
 from .philox import gumbel, philox
 from .vote import LOWEST, block_max, block_max_key, block_sum, count_keys, count_masses, sort_key, token_of, vote
+from .workers import sync_workers
 
 MAX_ATTEMPTS = 256  # each draws above the last: never reached, but after a wait that ran out the votes mean nothing
 
@@ -32,10 +33,10 @@ def draw(plan, ballot, logits, first_token, temperature, seed, position, attempt
                 best, logit = key, value
     winner = block_max_key(plan, ballot, best)
     top = block_max(plan, ballot, top)
-    sync_block()
+    sync_workers(plan)
     if best == winner:
         ballot.numbers[plan.warps] = logit
-    sync_block()
+    sync_workers(plan)
     return winner, ballot.numbers[plan.warps], top
 
 

@@ -1,10 +1,14 @@
-"""The weight stream: every warp keeps a ring of tiles in flight from device memory to shared memory.
+"""The weight stream: a warp of its own keeps tiles in flight from device memory to a ring in shared memory.
 
 A token's weights are, for each block, one fixed sequence of tiles: qkv, o, gate_up and down of each layer, then lm_head
-where a next token is wanted. Tile t of the sequence belongs to warp t % warps. A warp owns `depth` stages of shared
-memory; as soon as it has multiplied a tile it starts the copy of the tile that takes the same stage, which may lie
-several products, or a token, ahead. So the stream never waits for activations, and a stage has one owner: its reader is
-its writer, and no other warp's progress can be mistaken for its own.
+where a next token is wanted. The feeder (workers.py) fetches them in that order, as long as a stage of the ring is
+free: they may lie several products, or a token, ahead of what the workers multiply. So the stream never waits for
+activations. Tile t of the sequence belongs to worker warp t % warps and lies in stage
+t % stages.
+
+`plan.in_flight` copies are under way at a time: what the memory needs to deliver at its full rate (Little's law). More
+of them would only queue up there, and what blocks tell each other would wait behind them: with 192 KB of each
+multiprocessor asked for, a load from the L2 takes ten times as long as with 40 KB (scripts/README.md).
 
 A tile is four rows by `columns` of bf16. In memory it stands at ((its number in its matrix) * grid + block) tiles, so
 that blocks that run side by side read side by side. Everything here is counted in 32 bits: it is done for each tile.
@@ -13,36 +17,72 @@ that blocks that run side by side read side by side. Everything here is counted 
 from collections import namedtuple
 
 from .backend import (
+    barrier_arrive,
     barrier_end,
     barrier_expect,
     barrier_fence,
     barrier_init,
     barrier_test,
+    barrier_wait,
     block_index,
     bulk_load,
+    float32,
     function,
     lane_index,
     pause,
+    sync_block,
     sync_warp,
+    thread_index,
     uint32,
     warp_index,
+    warp_max,
 )
 
-Stream = namedtuple("Stream", "state ring landed weights first_wanted")
-Stream.__doc__ = """A warp's end of the stream.
+Stream = namedtuple("Stream", "state ring landed free closed weights first_wanted")
+Stream.__doc__ = """A thread's end of the stream.
 
-state: uint32[STATE_FIELDS], each thread's own (lane 0 alone keeps the fetching part up to date). ring: uint16 in shared
-memory, the block's stages. landed: uint64 mbarriers in shared memory, one a stage. weights: uint16 bf16 in device
-memory. first_wanted: the number of the first pass that wants a next token and so reads lm_head.
+state: uint32[STATE_FIELDS], the thread's own. ring: uint16 in shared memory. landed, free: uint64 mbarriers in shared
+memory, two for each stage: its tile can be read, it can take another one. closed: uint64[1], an mbarrier: the workers
+need no more. weights: uint16 bf16 in device memory. first_wanted: the number of the first pass that wants a next token
+and so reads lm_head.
 """
-# The state: the stage of the warp's next tile, the parity of its landing and the tile's number in its product; of the
-# next tile to fetch its number, how many its product has, its size and place in the weights in UNITs, its product (QKV
-# to LM_HEAD), layer and pass. The tile to fetch takes the stage of the one that was read last.
+# The state: the stage of the thread's next tile and the parity of its landing. A worker's: the tile's number in its
+# product. The feeder's, of its next tile: its number, how many its product has, its size and place in the weights in
+# UNITs, its product (QKV to LM_HEAD), layer and pass.
 STAGE, PARITY, TILE, FETCH_TILE, FETCH_TILES, FETCH_SIZE, FETCH_AT, FETCH_PRODUCT, FETCH_LAYER, FETCH_PASS = range(10)
-STATE_FIELDS = 10
+LANDING, LANDING_PARITY = 10, 11
+STATE_FIELDS = 12
 QKV, O_PROJ, GATE_UP, DOWN, LM_HEAD = range(5)
 TILE_ROWS = 4  # this and the columns, of which a tile has a multiple, are shmemtp/product.py's too
 UNIT = TILE_ROWS * 64  # elements
+POLLS_BETWEEN_CHECKS = 32  # of the feeder, whether the stream is closed
+
+
+@function
+def open_stream(plan, stream):
+    """Prepares the ring (all threads of the block, the feeder's too)."""
+    state = stream.state
+    for field in range(STATE_FIELDS):
+        state[field] = uint32(0)
+    state[STAGE] = state[TILE] = uint32(warp_index())
+    stage = thread_index()
+    while stage < plan.stages:
+        barrier_init(stream.landed, stage)
+        barrier_init(stream.free, stage)
+        stage += plan.block
+    if thread_index() == 0:
+        barrier_init(stream.closed, 0)
+    barrier_fence()
+    sync_block()
+
+
+@function
+def next_stage(plan, state, stage, parity, step):
+    """The stage of the thread's next tile, `step` tiles on; the ring has as many at least."""
+    state[stage] += uint32(step)
+    if state[stage] >= plan.stages:
+        state[stage] -= uint32(plan.stages)
+        state[parity] ^= uint32(1)
 
 
 @function
@@ -87,7 +127,7 @@ def columns_of(plan, product):
 
 @function
 def find_tile(plan, stream):
-    """Lane 0: carries FETCH_TILE over into the product, layer and pass in which that tile lies."""
+    """Carries FETCH_TILE over into the product, layer and pass in which that tile lies (thread)."""
     state = stream.state
     product = state[FETCH_PRODUCT]
     while state[FETCH_TILE] >= uint32(tiles_of(plan, product)):
@@ -114,76 +154,79 @@ def find_tile(plan, stream):
 
 
 @function
+def feed(plan, stream):
+    """Fetches tiles until the workers need no more; no copy is under way then (the feeder's warp)."""
+    if lane_index() == 0:
+        state = stream.state
+        state[STAGE] = state[FETCH_TILE] = state[LANDING] = uint32(0)
+        state[PARITY] = state[LANDING_PARITY] = uint32(0)
+        find_tile(plan, stream)
+        under_way, needed = uint32(0), True
+        while needed or under_way > 0:
+            if under_way > 0 and barrier_test(stream.landed, state[LANDING], state[LANDING_PARITY]):
+                next_stage(plan, state, LANDING, LANDING_PARITY, 1)
+                under_way -= uint32(1)
+            elif under_way < plan.in_flight and barrier_test(stream.free, state[STAGE], state[PARITY] ^ uint32(1)):
+                fetch(plan, stream)
+                next_stage(plan, state, STAGE, PARITY, 1)
+                under_way += uint32(1)
+            else:
+                needed = not barrier_test(stream.closed, 0, 0)
+            pause(0)
+    sync_warp()
+
+
+@function
 def fetch(plan, stream):
-    """Lane 0: starts the copy of the warp's next tile into the stage that it is at."""
+    """Starts the copy of the lane's next tile into its stage (thread)."""
     state = stream.state
-    stage = uint32(warp_index() + plan.warps * state[STAGE])
     size, at = state[FETCH_SIZE], state[FETCH_AT]
     nbytes = uint32(size * (2 * UNIT))
-    barrier_expect(stream.landed, stage, nbytes)
-    bulk_load(stream.ring, stage * plan.stage_elements, stream.weights, at * UNIT, nbytes, stream.landed, stage)
-    state[FETCH_TILE] += uint32(plan.warps)
-    state[FETCH_AT] = uint32(at + size * (plan.warps * plan.grid))
+    barrier_expect(stream.landed, state[STAGE], nbytes)
+    to = state[STAGE] * plan.stage_elements
+    bulk_load(stream.ring, to, stream.weights, at * UNIT, nbytes, stream.landed, state[STAGE])
+    state[FETCH_TILE] += uint32(1)
+    state[FETCH_AT] = uint32(at + size * plan.grid)
     if state[FETCH_TILE] >= state[FETCH_TILES]:
         find_tile(plan, stream)
 
 
 @function
-def open_stream(plan, stream):
-    """Prepares the warp's stages and fills them (warp)."""
-    for field in range(STATE_FIELDS):
-        stream.state[field] = uint32(0)
-    stream.state[TILE] = uint32(warp_index())
-    stream.state[FETCH_TILE] = uint32(warp_index())
-    if lane_index() == 0:
-        find_tile(plan, stream)
-        for d in range(plan.depth):
-            barrier_init(stream.landed, warp_index() + plan.warps * d)
-        barrier_fence()
-        for d in range(plan.depth):
-            stream.state[STAGE] = uint32(d)
-            fetch(plan, stream)
-        stream.state[STAGE] = uint32(0)
-    sync_warp()
-
-
-@function
 def wait_tile(plan, stream):
-    """Waits for the warp's next tile (warp); returns where it starts in the ring, in elements.
+    """Waits for the warp's next tile (worker's warp); returns where it starts in the ring, in elements.
 
     The copy engine depends on no other PE or block: this is the one wait without a limit.
     """
-    stage = uint32(warp_index() + plan.warps * stream.state[STAGE])
-    while not barrier_test(stream.landed, stage, stream.state[PARITY]):
-        pause()
-    return stage * plan.stage_elements
-
-
-@function
-def next_stage(plan, stream):
-    stream.state[STAGE] += uint32(1)
-    if stream.state[STAGE] == plan.depth:
-        stream.state[STAGE] = uint32(0)
-        stream.state[PARITY] ^= uint32(1)
+    barrier_wait(stream.landed, stream.state[STAGE], stream.state[PARITY])
+    return stream.state[STAGE] * plan.stage_elements
 
 
 @function
 def release_tile(plan, stream):
-    """All lanes have read the tile, and used what they read: its stage takes the next one (warp)."""
+    """All lanes have read the tile, and used what they read: its stage is free (worker's warp)."""
     sync_warp()
     if lane_index() == 0:
-        fetch(plan, stream)
-    next_stage(plan, stream)
+        barrier_arrive(stream.free, stream.state[STAGE])
+    next_stage(plan, stream.state, STAGE, PARITY, plan.warps)
     stream.state[TILE] += uint32(plan.warps)
 
 
 @function
 def close_stream(plan, stream):
-    """Waits for the copies still under way, and gives up the stages: they may become other memory (warp)."""
-    for _ in range(plan.depth):
-        wait_tile(plan, stream)
-        next_stage(plan, stream)
-    sync_warp()
-    if lane_index() == 0:
-        for d in range(plan.depth):
-            barrier_end(stream.landed, warp_index() + plan.warps * d)
+    """The workers need no more tiles (worker)."""
+    if thread_index() == 0:
+        barrier_arrive(stream.closed, 0)
+
+
+@function
+def end_stream(plan, stream):
+    """After `feed` and `close_stream`: the ring may become other memory (all threads of the block)."""
+    sync_block()
+    stage = thread_index()
+    while stage < plan.stages:
+        barrier_end(stream.landed, stage)
+        barrier_end(stream.free, stage)
+        stage += plan.block
+    if thread_index() == 0:
+        barrier_end(stream.closed, 0)
+    sync_block()

@@ -20,7 +20,6 @@ from .backend import (
     peer,
     put_signal,
     store_packet,
-    sync_block,
     thread_index,
     uint32,
     uint64,
@@ -32,6 +31,7 @@ from .backend import (
 from .packets import receive_batch
 from .shmem import wait_for_epoch
 from .watch import VOTE
+from .workers import sync_workers
 
 Ballot = namedtuple("Ballot", "votes outbox signals keys numbers")
 Ballot.__doc__ = """Symmetric memory of the votes and a block's scratch.
@@ -60,10 +60,10 @@ def token_of(key):
 def block_max_key(plan, ballot, key):
     """The block's highest key, for every thread (block)."""
     key = warp_max_key(key)
-    sync_block()
+    sync_workers(plan)
     if lane_index() == 0:
         ballot.keys[warp_index()] = key
-    sync_block()
+    sync_workers(plan)
     for warp in range(plan.warps):
         key = max(key, ballot.keys[warp])
     return key
@@ -73,10 +73,10 @@ def block_max_key(plan, ballot, key):
 def block_max(plan, ballot, value):
     """The block's highest value, for every thread (block)."""
     value = warp_max(value)
-    sync_block()
+    sync_workers(plan)
     if lane_index() == 0:
         ballot.numbers[warp_index()] = value
-    sync_block()
+    sync_workers(plan)
     for warp in range(plan.warps):
         value = max(value, ballot.numbers[warp])
     return value
@@ -86,10 +86,10 @@ def block_max(plan, ballot, value):
 def block_sum(plan, ballot, value):
     """The block's sum in warp order, for every thread (block)."""
     value = warp_sum(value)
-    sync_block()
+    sync_workers(plan)
     if lane_index() == 0:
         ballot.numbers[warp_index()] = value
-    sync_block()
+    sync_workers(plan)
     total = float32(0)
     for warp in range(plan.warps):
         total += ballot.numbers[warp]
@@ -122,7 +122,7 @@ def wait_for_votes(plan, ballot, epoch, limits):
     """With `plan.put`, packets are ordinary data behind their signals (block)."""
     for sender in range(thread_index(), plan.pes * plan.grid, plan.block):
         wait_for_epoch(ballot.signals, sender, epoch, limits, VOTE, sender // plan.grid)
-    sync_block()
+    sync_workers(plan)
 
 
 @function
@@ -143,12 +143,12 @@ def count_keys(plan, ballot, epoch, limits):
         top = max(top, as_float32(data[3]))
     winner = block_max_key(plan, ballot, best)
     top = block_max(plan, ballot, top)
-    sync_block()
+    sync_workers(plan)
     if thread_index() == 0:
         ballot.numbers[plan.warps + 1] = float32(stop)
     if best == winner:
         ballot.numbers[plan.warps] = logit
-    sync_block()
+    sync_workers(plan)
     return winner, ballot.numbers[plan.warps], top, ballot.numbers[plan.warps + 1] != float32(0)
 
 

@@ -22,13 +22,15 @@ PACKETS_OF_A_LINE = {"gpu": 8, "emulator": 32}  # so many of a lane give room fo
 class Extent(NamedTuple):
     """How much a channel carries at once: `lanes`, one for each block of a kernel, and `packets` of 8 bytes of data
     from each PE in one exchange of a lane. `put`: by NVSHMEM's put_signal instead of packets. `hidden_packets`: of a
-    vector that a PE's blocks share. Messages of `line_bytes` or more go in lines (NEVER: none)."""
+    vector that a PE's blocks share. Messages of `line_bytes` or more go in lines (NEVER: none). `threads` of a block
+    take part, its first ones; 0: all."""
 
     lanes: int
     packets: int
     put: bool
     hidden_packets: int = 1
     line_bytes: int = NEVER
+    threads: int = 0
 
     @property
     def lines(self) -> int:
@@ -94,6 +96,7 @@ class Channel:
             lines=extent.lines,
             hidden_packets=extent.hidden_packets,
             put=extent.put,
+            threads=extent.threads,
             two_shot_bytes=two_shot_bytes,
             line_bytes=extent.line_bytes if extent.lines else NEVER,
         )

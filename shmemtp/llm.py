@@ -182,7 +182,7 @@ def _make_plan(shape, context, pe, put, options) -> Plan:
     """The plan for this backend: one big block a multiprocessor on a GPU, one thread a block in the emulator."""
     device, gpu = pe.device, pe.backend == "gpu"
     usual = dict(
-        block=512 if gpu else 1,
+        block=480 if gpu else 1,
         warp=device.warp_size if gpu else 1,
         multiprocessors=device.multiprocessors if gpu else 1,
         max_tile_columns=512 if gpu else 2048,  # one block has all sums of a product in its shared memory there

@@ -61,7 +61,7 @@ class DecodeLoop:
 
         LOG.info("preparing the decode kernel: it is compiled, for some seconds, unless the cache has it")
         args = self._arguments(1, 0, 1, 0.0, 1.0, 0)
-        self._compiled = self.pe.device.compile(decode, args, block=self.plan.block)
+        self._compiled = self.pe.device.compile(decode, args, block=self.plan.threads)
         self.compile_s, self.compile_cached = self._compiled.seconds, self._compiled.cached
 
     def start(
@@ -96,7 +96,7 @@ class DecodeLoop:
         self.started = time.perf_counter()
         plan = self.plan
         self._running = self.pe.device.launch(
-            self._compiled, plan.grid, plan.block, args, shared_bytes=plan.shared_bytes, warp=plan.warp
+            self._compiled, plan.grid, plan.threads, args, shared_bytes=plan.shared_bytes, warp=plan.warp
         )
         self.launches += 1
 
@@ -207,7 +207,7 @@ class PassArguments:
         from .device.backend import Constants
 
         packets = round_up(plan.layout.o.pairs_per_block * plan.tokens, 8)
-        self.channel = Channel(pe, team, Extent(plan.grid, packets, plan.put), NEVER)
+        self.channel = Channel(pe, team, Extent(plan.grid, packets, plan.put, threads=plan.block), NEVER)
         self._words = pe.device.array(plan.channels["words"], np.uint32)
         self._constants = Constants(**plan.constants)
 

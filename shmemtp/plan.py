@@ -21,7 +21,7 @@ MOST_BATCH = 4  # device/packets.py and norm.py: packets of one token that it re
 class Plan:
     """Passes over the model in the decode kernel, `tokens` tokens at a time; the same on every PE of the team.
 
-    grid blocks of `block` threads, in warps of `warp`; each warp has `depth` stages of the weight stream's ring. The
+    grid blocks of `block` threads that multiply and one warp that feeds them, in warps of `warp`. The
     context is split into `parts`, GRANULE positions at a time. `put` sends between PEs with NVSHMEM's put_signal.
     `trace` has the blocks note when each phase of a layer ended. The plan of a launch is for one token; its `prefill`
     is the plan of the passes that feed a prompt, at most `prefill_tokens` tokens each.
@@ -85,12 +85,12 @@ class Plan:
 
     @cached_property
     def memory(self) -> SharedMemory:
-        return SharedMemory(self.layout, self.warps, self.part_positions, self.tokens, self.shared_limit)
+        return SharedMemory(self.layout, self.warps, self.warp, self.part_positions, self.tokens, self.shared_limit)
 
     @property
-    def depth(self) -> int:
-        """Stages of the ring for each warp."""
-        return self.memory.depth
+    def threads(self) -> int:
+        """Of a block of the launch: the workers and the feeder."""
+        return self.block + self.warp
 
     @cached_property
     def channels(self) -> dict[str, int]:
@@ -153,7 +153,8 @@ class Plan:
             grid=self.grid,
             block=self.block,
             warps=self.warps,
-            depth=self.depth,
+            stages=memory.stages,
+            in_flight=memory.in_flight,
             stage_elements=memory.stage_elements,
             parts=self.parts,
             units=shape.kv_heads * self.parts,

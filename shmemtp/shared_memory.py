@@ -5,23 +5,26 @@ from functools import cached_property
 
 from .errors import ShmemtpError
 from .model import Layout
-from .product import TILE_ROWS, round_up
+from .product import TILE_ROWS, ceil_div, round_up
 
 __all__ = ["SharedMemory"]
 
-MOST_DEPTH = 8  # stages of a warp's ring: more is far beyond what the memory's latency needs
+MOST_DEPTH = 8  # stages for each warp: more is far beyond what the memory's latency needs
+IN_FLIGHT = 32 * 1024, 40 * 1024  # bytes: with less the memory is not at its full rate, with more it answers late
+MBARRIER = 8  # bytes
 LINE = 128  # bytes: regions start on one
 
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """Of a block of so many warps in passes of `tokens` tokens, at most `limit` bytes.
+    """Of a block of so many warps of `lanes` threads in passes of `tokens` tokens, at most `limit` bytes.
 
     part_positions: of a part of the context, whose scores attention has here.
     """
 
     layout: Layout
     warps: int
+    lanes: int
     part_positions: int
     tokens: int
     limit: int
@@ -86,36 +89,44 @@ class SharedMemory:
 
     @property
     def _small_bytes(self) -> int:
-        return sum(round_up(nbytes, LINE) for nbytes in self.sizes.values()) + LINE
+        return sum(round_up(nbytes, LINE) for nbytes in self.sizes.values()) + 3 * LINE
 
     @property
-    def _round_bytes(self) -> int:
-        """What a stage for each warp takes."""
-        return self.warps * (2 * self.stage_elements + 8)
+    def _stage_bytes(self) -> int:
+        return 2 * self.stage_elements + 2 * MBARRIER
 
-    @property
-    def _rounds(self) -> int:
-        return min((self.limit - self._small_bytes) // self._round_bytes, MOST_DEPTH)
+    @cached_property
+    def _ring(self) -> tuple[int, int]:
+        """(stages, tiles in flight): as many stages as there is room for, a multiple of the tiles in flight."""
+        enough = MOST_DEPTH * self.warps
+        room = min((self.limit - self._small_bytes) // self._stage_bytes, enough)
+        least, most = (min(self.lanes, enough, ceil_div(nbytes, 2 * self.stage_elements)) for nbytes in IN_FLIGHT)
+        return max((room // tiles * tiles, tiles) for tiles in range(least, most + 1))
 
     @property
     def fits(self) -> bool:
-        return self._rounds > 0
+        return self._ring[0] >= self.warps
 
     @property
-    def depth(self) -> int:
-        """Stages of the ring for each warp: what there is room for."""
+    def stages(self) -> int:
+        """Of the ring, one for each warp at least."""
         if not self.fits:
             raise ShmemtpError(
-                f"this model needs {self._small_bytes + self._round_bytes} bytes of shared memory a block, "
+                f"this model needs {self._small_bytes + self.warps * self._stage_bytes} bytes of shared memory a block, "
                 f"and the device has {self.limit}"
             )
-        return self._rounds
+        return self._ring[0]
+
+    @property
+    def in_flight(self) -> int:
+        """Tiles that are fetched at the same time, each by a lane of the feeder."""
+        return self._ring[1]
 
     @cached_property
     def offsets(self) -> dict[str, int]:
         """Where each region begins, in bytes; `end` is where the last one ends."""
-        stages = self.warps * self.depth
-        regions = {**self.sizes, "ring": 2 * stages * self.stage_elements, "landed": 8 * stages}
+        barriers = {"landed": MBARRIER * self.stages, "free": MBARRIER * self.stages, "closed": MBARRIER}
+        regions = {**self.sizes, "ring": 2 * self.stages * self.stage_elements, **barriers}
         offsets, at = {}, 0
         for name, nbytes in regions.items():
             offsets[name] = at

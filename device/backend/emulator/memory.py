@@ -8,16 +8,18 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .arrays import element
-from .context import I64, function
+from .context import I64, function, pause
 
 __all__ = [
     "atomic_add",
     "atomic_cas",
+    "barrier_arrive",
     "barrier_end",
     "barrier_expect",
     "barrier_fence",
     "barrier_init",
     "barrier_test",
+    "barrier_wait",
     "bulk_load",
     "load_acquire",
     "load_relaxed",
@@ -147,9 +149,22 @@ def barrier_expect(array, i, nbytes):
 
 
 @function
+def barrier_arrive(array, i):
+    """Arrives; release."""
+    _advance(array, i, 0, 1)
+
+
+@function
 def barrier_test(array, i, parity):
     """True once the phase of this parity completed; acquire."""
     return types.int64(load_acquire(array, i)) & 1 != parity
+
+
+@function
+def barrier_wait(array, i, parity):
+    """Returns once the phase of this parity completed; acquire."""
+    while not barrier_test(array, i, parity):
+        pause()
 
 
 @function

@@ -40,6 +40,7 @@ __all__ = [
     "sqrt",
     "start_next_kernel",
     "sync_block",
+    "sync_threads",
     "sync_warp",
     "thread_index",
     "uint16",
@@ -76,31 +77,37 @@ def warp_index():
 
 
 @function
-def _meet(barrier, members):
-    """The barrier's words: how many threads have arrived, how often all have met."""
-    meetings = load_relaxed(barrier, 1)
-    if atomic_add(barrier, 0, 1) == members - 1:
-        store_relaxed(barrier, 0, 0)
-        store_release(barrier, 1, meetings + 1)
+def _meet(barrier, at, members):
+    """The barrier's words from `at` on: how many threads have arrived, how often all have met."""
+    meetings = load_relaxed(barrier, at + 1)
+    if atomic_add(barrier, at, 1) == members - 1:
+        store_relaxed(barrier, at, 0)
+        store_release(barrier, at + 1, meetings + 1)
     else:
-        while load_acquire(barrier, 1) == meetings:
+        while load_acquire(barrier, at + 1) == meetings:
             pause()
 
 
-_block_barrier = field_view(record.BLOCK_BARRIER, int64, 2)
+_block_barrier = field_view(record.BLOCK_BARRIER, int64, 4)  # sync_block's two words, then sync_threads'
 _warp_barrier = field_view(record.WARP_BARRIER, int64, 2)
 
 
 @function
 def sync_block():
     if block_size() > 1:
-        _meet(_block_barrier(), block_size())
+        _meet(_block_barrier(), 0, block_size())
+
+
+@function
+def sync_threads(count):
+    if count > 1:
+        _meet(_block_barrier(), 2, count)
 
 
 @function
 def sync_warp():
     if warp_size() > 1:
-        _meet(_warp_barrier(), warp_size())
+        _meet(_warp_barrier(), 0, warp_size())
 
 
 def _exchange(dtype):

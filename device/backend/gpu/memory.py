@@ -123,13 +123,15 @@ def _shared_address(typingctx, array, i):
 _init = ptx("mbarrier.init.shared::cta.b64 [$0], 1;", "r,~{memory}", types.void, uint32)
 _expect = ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r,~{memory}", types.void, uint32, uint32)
 _inval = ptx("mbarrier.inval.shared::cta.b64 [$0];", "r,~{memory}", types.void, uint32)
-_try_wait = ptx(
-    "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [$1], $2; selp.u32 $0,1,0,p; }",
-    "=r,r,r,~{memory}",
-    uint32,
-    uint32,
-    uint32,
-)
+_arrive = ptx("mbarrier.arrive.shared::cta.b64 _, [$0];", "r,~{memory}", types.void, uint32)
+
+
+def _poll(instruction):
+    text = f"{{ .reg .pred p; mbarrier.{instruction}.parity.shared::cta.b64 p, [$1], $2; selp.u32 $0,1,0,p; }}"
+    return ptx(text, "=r,r,r,~{memory}", uint32, uint32, uint32)
+
+
+_test, _try_for_some_time = _poll("test_wait"), _poll("try_wait")
 _bulk = ptx(  # of what is read once, the L2 keeps nothing in the place of what will be read again
     "{ .reg .b64 once; createpolicy.fractional.L2::evict_first.b64 once, 1.0; "
     "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [$0], [$1], $2, [$3], once; }",
@@ -160,8 +162,19 @@ def barrier_expect(array, i, nbytes):
 
 
 @function
+def barrier_arrive(array, i):
+    _arrive(_shared_address(array, int64(i)))
+
+
+@function
 def barrier_test(array, i, parity):
-    return _try_wait(_shared_address(array, int64(i)), uint32(parity)) != 0
+    return _test(_shared_address(array, int64(i)), uint32(parity)) != 0
+
+
+@function
+def barrier_wait(array, i, parity):
+    while _try_for_some_time(_shared_address(array, int64(i)), uint32(parity)) == 0:
+        pass
 
 
 @function
