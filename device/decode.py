@@ -51,8 +51,8 @@ def open_weights(plan, weights, first_wanted, state):
     stream = Stream(
         state,
         shared(plan.shared_ring, plan.stages * plan.stage_elements, uint16),
-        shared(plan.shared_landed, plan.stages, uint64),
-        shared(plan.shared_free, plan.stages, uint64),
+        shared(plan.shared_landed, plan.stages // plan.batch, uint64),
+        shared(plan.shared_free, plan.stages // plan.batch, uint64),
         shared(plan.shared_closed, 1, uint64),
         weights,
         first_wanted,
@@ -132,18 +132,17 @@ def generate(plan, stream, block, comm, channels, resident, cache, ballot, reque
     """
     limits = limits_of(comm)
     step, epoch = epochs
-    generated, reason = 0, int64(RUNNING)
-    token = request.prompt[fed]
+    token, reason = request.prompt[fed], int64(RUNNING)
     while reason == RUNNING:
         position = request.start + fed
-        wanted = fed >= request.prompt_count - 1
+        generated = fed + 1 - request.prompt_count  # before this pass, once it is not below 0
         stop = wish_of_host(comm, host)
         begin_token(plan, resident, block, token, 0, position)
         for layer in range(plan.layers):
             decode_layer(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits)
             step += 1
         wish = False
-        if wanted:
+        if generated >= 0:
             token, wish, epoch = next_token(
                 plan, stream, block, comm, ballot, request, host.record, generated, position, epoch, stop, limits
             )
@@ -151,14 +150,13 @@ def generate(plan, stream, block, comm, channels, resident, cache, ballot, reque
                 store_relaxed(host.tokens, generated, token)
                 store_relaxed(host.times, generated, clock())
                 store_release(host.progress, COUNT, generated + 1)
-            generated += 1
         else:
             token = request.prompt[fed + 1]
             if fed % STOP_INTERVAL == STOP_INTERVAL - 1:
                 wish = agree_to_stop(plan, comm, ballot, epoch, stop, limits)
                 epoch += 1
         fed += 1
-        reason = has_ended(plan, request, block, generated, token, wish, limits)
+        reason = has_ended(plan, request, block, generated + 1, token, wish, limits)
     return step, epoch
 
 

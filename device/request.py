@@ -8,7 +8,8 @@ from .workers import sync_workers
 
 Request = namedtuple("Request", "prompt prompt_count start max_new stops temperature top_p seed")
 Request.__doc__ = """prompt: int64 token ids [prompt_count]. start: the first one's position. max_new: tokens to
-generate. stops: int64 token ids that end the request. temperature, top_p: float32. seed: int64."""
+generate. stops: int64 token ids that end the request. temperature, top_p: float32. seed: int64 [1], in memory:
+what follows from a parameter a compiler would keep in registers for all tokens."""
 STOP = 0  # control: the host wants the request to end
 STOP_INTERVAL = 32  # prompt tokens after which all ask whether it does
 COUNT, REASON = 0, 1  # progress: tokens generated so far, why the request ended

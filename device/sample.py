@@ -8,7 +8,7 @@ drawn from the whole distribution is in the nucleus if the tokens of higher prob
 it is drawn again among the tokens above the one rejected. What is accepted is distributed exactly as the nucleus.
 """
 
-from .backend import as_bits, exp, float32, function, thread_index, uint32, uint64
+from .backend import as_bits, exp, float32, function, int64, load_relaxed, thread_index, uint32, uint64
 from .philox import gumbel, philox
 from .vote import LOWEST, block_max, block_max_key, block_sum, count_keys, count_masses, sort_key, token_of, vote
 from .workers import sync_workers
@@ -60,10 +60,11 @@ def choose(plan, comm, ballot, logits, first_token, request, position, epoch, st
     logits: float32 [lm_head_rows] in shared memory, LOWEST where there is no token. first_token: id of the first.
     stop: 1 if this block speaks for the host and it wants to stop.
     """
+    seed = load_relaxed(request.seed, 0) if request.temperature > float32(0) else int64(0)
     floor, attempt = float32(LOWEST), 0
     while True:
         key, logit, top = draw(
-            plan, ballot, logits, first_token, request.temperature, request.seed, position, attempt, floor, stop
+            plan, ballot, logits, first_token, request.temperature, seed, position, attempt, floor, stop
         )
         words = uint32(key >> uint64(32)), uint32(key & uint64(0xFFFFFFFF))
         vote(plan, comm, ballot, epoch, words[0], words[1], as_bits(logit), as_bits(top))

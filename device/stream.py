@@ -1,14 +1,12 @@
 """The weight stream: a warp of its own keeps tiles in flight from device memory to a ring in shared memory.
 
 A token's weights are, for each block, one fixed sequence of tiles: qkv, o, gate_up and down of each layer, then lm_head
-where a next token is wanted. The feeder (workers.py) fetches them in that order, as long as a stage of the ring is
-free: they may lie several products, or a token, ahead of what the workers multiply. So the stream never waits for
-activations. Tile t of the sequence belongs to worker warp t % warps and lies in stage
-t % stages.
+where a next token is wanted. The feeder (workers.py) fetches them in that order, as long as the ring has room: they may
+lie several products, or a token, ahead of what the workers multiply. So the stream never waits for activations. Tile t
+of the sequence belongs to worker warp t % warps and lies in stage t % stages. `plan.batch` stages are fetched together.
 
-`plan.in_flight` copies are under way at a time: what the memory needs to deliver at its full rate (Little's law). More
-of them would only queue up there, and what blocks tell each other would wait behind them: with 192 KB of each
-multiprocessor asked for, a load from the L2 takes ten times as long as with 40 KB (scripts/README.md).
+`plan.in_flight` batches are under way at a time: what the memory needs to deliver at its full rate (Little's law). More
+of them would only queue up there, and what blocks tell each other would wait behind them: scripts/bench_stream.py.
 
 A tile is four rows by `columns` of bf16. In memory it stands at ((its number in its matrix) * grid + block) tiles, so
 that blocks that run side by side read side by side. Everything here is counted in 32 bits: it is done for each tile.
@@ -26,7 +24,6 @@ from .backend import (
     barrier_wait,
     block_index,
     bulk_load,
-    float32,
     function,
     lane_index,
     pause,
@@ -35,27 +32,25 @@ from .backend import (
     thread_index,
     uint32,
     warp_index,
-    warp_max,
 )
 
 Stream = namedtuple("Stream", "state ring landed free closed weights first_wanted")
 Stream.__doc__ = """A thread's end of the stream.
 
 state: uint32[STATE_FIELDS], the thread's own. ring: uint16 in shared memory. landed, free: uint64 mbarriers in shared
-memory, two for each stage: its tile can be read, it can take another one. closed: uint64[1], an mbarrier: the workers
-need no more. weights: uint16 bf16 in device memory. first_wanted: the number of the first pass that wants a next token
-and so reads lm_head.
+memory, two for each batch of stages: its tiles can be read, it can take others. closed: uint64[1], an mbarrier: the
+workers need no more. weights: uint16 bf16 in device memory. first_wanted: the number of the first pass that wants a
+next token and so reads lm_head.
 """
 # The state: the stage of the thread's next tile and the parity of its landing. A worker's: the tile's number in its
 # product. The feeder's, of its next tile: its number, how many its product has, its size and place in the weights in
-# UNITs, its product (QKV to LM_HEAD), layer and pass.
+# UNITs, its product (QKV to LM_HEAD), layer and pass; the first stage of the oldest batch under way, and its parity.
 STAGE, PARITY, TILE, FETCH_TILE, FETCH_TILES, FETCH_SIZE, FETCH_AT, FETCH_PRODUCT, FETCH_LAYER, FETCH_PASS = range(10)
 LANDING, LANDING_PARITY = 10, 11
 STATE_FIELDS = 12
 QKV, O_PROJ, GATE_UP, DOWN, LM_HEAD = range(5)
 TILE_ROWS = 4  # this and the columns, of which a tile has a multiple, are shmemtp/product.py's too
 UNIT = TILE_ROWS * 64  # elements
-POLLS_BETWEEN_CHECKS = 32  # of the feeder, whether the stream is closed
 
 
 @function
@@ -65,11 +60,11 @@ def open_stream(plan, stream):
     for field in range(STATE_FIELDS):
         state[field] = uint32(0)
     state[STAGE] = state[TILE] = uint32(warp_index())
-    stage = thread_index()
-    while stage < plan.stages:
-        barrier_init(stream.landed, stage)
-        barrier_init(stream.free, stage)
-        stage += plan.block
+    number = thread_index()
+    while number < plan.stages // plan.batch:
+        barrier_init(stream.landed, number)
+        barrier_init(stream.free, number, plan.batch)
+        number += plan.block
     if thread_index() == 0:
         barrier_init(stream.closed, 0)
     barrier_fence()
@@ -78,7 +73,7 @@ def open_stream(plan, stream):
 
 @function
 def next_stage(plan, state, stage, parity, step):
-    """The stage of the thread's next tile, `step` tiles on; the ring has as many at least."""
+    """`state[stage]`, of parity `state[parity]`, goes `step` stages on, no more than the ring has (thread)."""
     state[stage] += uint32(step)
     if state[stage] >= plan.stages:
         state[stage] -= uint32(plan.stages)
@@ -158,37 +153,58 @@ def feed(plan, stream):
     """Fetches tiles until the workers need no more; no copy is under way then (the feeder's warp)."""
     if lane_index() == 0:
         state = stream.state
-        state[STAGE] = state[FETCH_TILE] = state[LANDING] = uint32(0)
-        state[PARITY] = state[LANDING_PARITY] = uint32(0)
+        state[STAGE] = uint32(0)
         find_tile(plan, stream)
-        under_way, needed = uint32(0), True
-        while needed or under_way > 0:
-            if under_way > 0 and barrier_test(stream.landed, state[LANDING], state[LANDING_PARITY]):
-                next_stage(plan, state, LANDING, LANDING_PARITY, 1)
-                under_way -= uint32(1)
-            elif under_way < plan.in_flight and barrier_test(stream.free, state[STAGE], state[PARITY] ^ uint32(1)):
-                fetch(plan, stream)
-                next_stage(plan, state, STAGE, PARITY, 1)
-                under_way += uint32(1)
+        for _ in range(plan.in_flight):
+            fetch_batch(plan, stream)
+        needed = True
+        while needed:
+            if barrier_test(stream.free, batch_of(plan, state[STAGE]), state[PARITY] ^ uint32(1)):
+                await_landing(plan, stream)
+                fetch_batch(plan, stream)
             else:
                 needed = not barrier_test(stream.closed, 0, 0)
-            pause(0)
+                pause(0)
+        for _ in range(plan.in_flight):
+            await_landing(plan, stream)
     sync_warp()
 
 
 @function
-def fetch(plan, stream):
-    """Starts the copy of the lane's next tile into its stage (thread)."""
+def batch_of(plan, stage):
+    return uint32(stage // uint32(plan.batch))
+
+
+@function
+def await_landing(plan, stream):
+    """Waits for the oldest batch under way (thread)."""
+    state = stream.state
+    barrier_wait(stream.landed, batch_of(plan, state[LANDING]), state[LANDING_PARITY])
+    next_stage(plan, state, LANDING, LANDING_PARITY, plan.batch)
+
+
+@function
+def fetch_batch(plan, stream):
+    """Starts the copies of the next tiles into the ring's next stages (thread)."""
+    batch, nbytes = batch_of(plan, stream.state[STAGE]), uint32(0)
+    for _ in range(plan.batch):
+        nbytes += fetch(plan, stream, batch)
+        next_stage(plan, stream.state, STAGE, PARITY, 1)
+    barrier_expect(stream.landed, batch, nbytes)
+
+
+@function
+def fetch(plan, stream, batch):
+    """Starts the copy of the next tile (thread); returns its bytes."""
     state = stream.state
     size, at = state[FETCH_SIZE], state[FETCH_AT]
     nbytes = uint32(size * (2 * UNIT))
-    barrier_expect(stream.landed, state[STAGE], nbytes)
-    to = state[STAGE] * plan.stage_elements
-    bulk_load(stream.ring, to, stream.weights, at * UNIT, nbytes, stream.landed, state[STAGE])
+    bulk_load(stream.ring, state[STAGE] * plan.stage_elements, stream.weights, at * UNIT, nbytes, stream.landed, batch)
     state[FETCH_TILE] += uint32(1)
     state[FETCH_AT] = uint32(at + size * plan.grid)
     if state[FETCH_TILE] >= state[FETCH_TILES]:
         find_tile(plan, stream)
+    return nbytes
 
 
 @function
@@ -197,7 +213,7 @@ def wait_tile(plan, stream):
 
     The copy engine depends on no other PE or block: this is the one wait without a limit.
     """
-    barrier_wait(stream.landed, stream.state[STAGE], stream.state[PARITY])
+    barrier_wait(stream.landed, batch_of(plan, stream.state[STAGE]), stream.state[PARITY])
     return stream.state[STAGE] * plan.stage_elements
 
 
@@ -206,7 +222,7 @@ def release_tile(plan, stream):
     """All lanes have read the tile, and used what they read: its stage is free (worker's warp)."""
     sync_warp()
     if lane_index() == 0:
-        barrier_arrive(stream.free, stream.state[STAGE])
+        barrier_arrive(stream.free, batch_of(plan, stream.state[STAGE]))
     next_stage(plan, stream.state, STAGE, PARITY, plan.warps)
     stream.state[TILE] += uint32(plan.warps)
 
@@ -222,11 +238,11 @@ def close_stream(plan, stream):
 def end_stream(plan, stream):
     """After `feed` and `close_stream`: the ring may become other memory (all threads of the block)."""
     sync_block()
-    stage = thread_index()
-    while stage < plan.stages:
-        barrier_end(stream.landed, stage)
-        barrier_end(stream.free, stage)
-        stage += plan.block
+    number = thread_index()
+    while number < plan.stages // plan.batch:
+        barrier_end(stream.landed, number)
+        barrier_end(stream.free, number)
+        number += plan.block
     if thread_index() == 0:
         barrier_end(stream.closed, 0)
     sync_block()

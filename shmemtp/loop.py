@@ -45,6 +45,7 @@ class DecodeLoop:
         self._watch = self._pass_arguments[0].channel.watch
         self._votes = _vote_memory(pe, plan)
         self._prompt, self._stops = device.array(plan.max_context, np.int64), device.array(MOST_STOPS, np.int64)
+        self._seed = device.array(1, np.int64)
         self._control, self._progress = device.mapped(1, np.int64), device.mapped(2, np.int64)
         self._tokens = device.mapped(plan.max_context, np.int64)
         self._times = device.mapped(plan.max_context, np.int64)
@@ -60,7 +61,7 @@ class DecodeLoop:
         from .device.decode import decode
 
         LOG.info("preparing the decode kernel: it is compiled, for some seconds, unless the cache has it")
-        args = self._arguments(1, 0, 1, 0.0, 1.0, 0)
+        args = self._arguments(1, 0, 1, 0.0, 1.0)
         self._compiled = self.pe.device.compile(decode, args, block=self.plan.threads)
         self.compile_s, self.compile_cached = self._compiled.seconds, self._compiled.cached
 
@@ -90,9 +91,10 @@ class DecodeLoop:
         stops[: len(stop_tokens)] = stop_tokens
         self._prompt.fill(np.array(prompt_ids, np.int64))
         self._stops.fill(stops)
+        self._seed.fill(np.array([seed], np.int64))
         self._control.host[:] = 0
         self._progress.host[:] = 0
-        args = self._arguments(len(prompt_ids), position, max_new_tokens, temperature, top_p, seed)
+        args = self._arguments(len(prompt_ids), position, max_new_tokens, temperature, top_p)
         self.started = time.perf_counter()
         plan = self.plan
         self._running = self.pe.device.launch(
@@ -183,7 +185,7 @@ class DecodeLoop:
         if not temperature >= 0 or not 0 < top_p <= 1:
             raise InputError(f"temperature {temperature} must be 0 or more, top_p {top_p} above 0 and at most 1")
 
-    def _arguments(self, prompt_count, position, max_new_tokens, temperature, top_p, seed):
+    def _arguments(self, prompt_count, position, max_new_tokens, temperature, top_p):
         """In the order of device/decode.py's kernel."""
         model = self._model
         return (
@@ -192,7 +194,7 @@ class DecodeLoop:
             *(model.keys, model.values),
             *(array.argument for array in self._votes),
             *(self._prompt, prompt_count, position, max_new_tokens, self._stops),
-            *(np.float32(temperature), np.float32(top_p), seed, self._control, self._progress),
+            *(np.float32(temperature), np.float32(top_p), self._seed, self._control, self._progress),
             *(self._tokens, self._times, self._record, self._epochs, self._trace),
         )
 

@@ -85,7 +85,7 @@ class Plan:
 
     @cached_property
     def memory(self) -> SharedMemory:
-        return SharedMemory(self.layout, self.warps, self.warp, self.part_positions, self.tokens, self.shared_limit)
+        return SharedMemory(self.layout, self.warps, self.part_positions, self.tokens, self.shared_limit)
 
     @property
     def threads(self) -> int:
@@ -154,6 +154,7 @@ class Plan:
             block=self.block,
             warps=self.warps,
             stages=memory.stages,
+            batch=memory.batch,
             in_flight=memory.in_flight,
             stage_elements=memory.stage_elements,
             parts=self.parts,

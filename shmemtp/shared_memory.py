@@ -10,21 +10,21 @@ from .product import TILE_ROWS, ceil_div, round_up
 __all__ = ["SharedMemory"]
 
 MOST_DEPTH = 8  # stages for each warp: more is far beyond what the memory's latency needs
-IN_FLIGHT = 32 * 1024, 40 * 1024  # bytes: with less the memory is not at its full rate, with more it answers late
+BATCH_BYTES = 16 * 1024  # that are fetched together: less, and the feeder is slower than the memory
+IN_FLIGHT = 3  # batches under way: with less bytes the memory is not at its full rate, with more it answers late
 MBARRIER = 8  # bytes
 LINE = 128  # bytes: regions start on one
 
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """Of a block of so many warps of `lanes` threads in passes of `tokens` tokens, at most `limit` bytes.
+    """Of a block of so many warps in passes of `tokens` tokens, at most `limit` bytes.
 
     part_positions: of a part of the context, whose scores attention has here.
     """
 
     layout: Layout
     warps: int
-    lanes: int
     part_positions: int
     tokens: int
     limit: int
@@ -92,40 +92,46 @@ class SharedMemory:
         return sum(round_up(nbytes, LINE) for nbytes in self.sizes.values()) + 3 * LINE
 
     @property
-    def _stage_bytes(self) -> int:
-        return 2 * self.stage_elements + 2 * MBARRIER
+    def batch(self) -> int:
+        """Stages that are fetched together."""
+        return max(1, min(self.warps, BATCH_BYTES // (2 * self.stage_elements)))
 
-    @cached_property
-    def _ring(self) -> tuple[int, int]:
-        """(stages, tiles in flight): as many stages as there is room for, a multiple of the tiles in flight."""
-        enough = MOST_DEPTH * self.warps
-        room = min((self.limit - self._small_bytes) // self._stage_bytes, enough)
-        least, most = (min(self.lanes, enough, ceil_div(nbytes, 2 * self.stage_elements)) for nbytes in IN_FLIGHT)
-        return max((room // tiles * tiles, tiles) for tiles in range(least, most + 1))
+    @property
+    def _batch_bytes(self) -> int:
+        return 2 * self.batch * self.stage_elements + 2 * MBARRIER
+
+    @property
+    def _batches(self) -> int:
+        return min((self.limit - self._small_bytes) // self._batch_bytes, MOST_DEPTH * self.warps // self.batch)
+
+    @property
+    def _least_batches(self) -> int:
+        """Room for a tile of each warp."""
+        return ceil_div(self.warps, self.batch)
 
     @property
     def fits(self) -> bool:
-        return self._ring[0] >= self.warps
+        return self._batches >= self._least_batches
 
     @property
     def stages(self) -> int:
-        """Of the ring, one for each warp at least."""
+        """Of the ring: what there is room for."""
         if not self.fits:
+            least = self._small_bytes + self._least_batches * self._batch_bytes
             raise ShmemtpError(
-                f"this model needs {self._small_bytes + self.warps * self._stage_bytes} bytes of shared memory a block, "
-                f"and the device has {self.limit}"
+                f"this model needs {least} bytes of shared memory a block, and the device has {self.limit}"
             )
-        return self._ring[0]
+        return self._batches * self.batch
 
     @property
     def in_flight(self) -> int:
-        """Tiles that are fetched at the same time, each by a lane of the feeder."""
-        return self._ring[1]
+        """Batches that are under way at the same time."""
+        return min(IN_FLIGHT, self._batches)
 
     @cached_property
     def offsets(self) -> dict[str, int]:
         """Where each region begins, in bytes; `end` is where the last one ends."""
-        barriers = {"landed": MBARRIER * self.stages, "free": MBARRIER * self.stages, "closed": MBARRIER}
+        barriers = {"landed": MBARRIER * self._batches, "free": MBARRIER * self._batches, "closed": MBARRIER}
         regions = {**self.sizes, "ring": 2 * self.stages * self.stage_elements, **barriers}
         offsets, at = {}, 0
         for name, nbytes in regions.items():

@@ -95,7 +95,7 @@ def decode(model, tp, algorithm="one-shot"):
     """(the cubin, threads of a block, bytes of shared memory) of the decode kernel."""
     pe = paper_pe(tp)
     llm = LLM(model, pe, load_format="dummy", algorithm=algorithm)
-    return pe.device.cubins["decode"], llm.plan.block, llm.plan.shared_bytes
+    return pe.device.cubins["decode"], llm.plan.threads, llm.plan.shared_bytes
 
 
 def fill_random():

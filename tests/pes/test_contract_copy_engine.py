@@ -3,10 +3,12 @@
 import numpy as np
 
 from shmemtp.device import (
+    barrier_arrive,
     barrier_expect,
     barrier_fence,
     barrier_init,
     barrier_test,
+    barrier_wait,
     block_index,
     bulk_load,
     clock,
@@ -41,6 +43,94 @@ def test_barrier_phases(run, device):
     run(look_at_phases, (1, device.warp_size, device.warp_size), out, shared_bytes=64)
     # Before any arrival phase 1 counts as completed; then phases 0, 1, 0 complete in turn.
     np.testing.assert_array_equal(out.numpy(), [0, 1, 1, 0, 0, 1, 1, 0])
+
+
+@kernel
+def count_arrivals(out):
+    """What `barrier_test` says before and after each of three arrivals, in one phase and in the next."""
+    if thread_index() == 0:
+        barriers = shared(0, 1, uint64)
+        barrier_init(barriers, 0, 3)
+        barrier_fence()
+        out[0] = 1 if barrier_test(barriers, 0, 0) else 0
+        barrier_arrive(barriers, 0)
+        out[1] = 1 if barrier_test(barriers, 0, 0) else 0
+        barrier_expect(barriers, 0, 0)
+        out[2] = 1 if barrier_test(barriers, 0, 0) else 0
+        barrier_arrive(barriers, 0)
+        barrier_wait(barriers, 0, 0)
+        out[3] = 1 if barrier_test(barriers, 0, 0) else 0
+        for _ in range(3):
+            out[4] = 1 if barrier_test(barriers, 0, 1) else 0
+            barrier_arrive(barriers, 0)
+        out[5] = 1 if barrier_test(barriers, 0, 1) else 0
+
+
+def test_a_phase_takes_so_many_arrivals(run, device):
+    out = device.array(6, np.int64)
+    run(count_arrivals, (1, device.warp_size, device.warp_size), out, shared_bytes=128)
+    np.testing.assert_array_equal(out.numpy(), [0, 0, 0, 1, 0, 1])
+
+
+@kernel
+def bytes_before_they_are_expected(source, out):
+    """A copy may land before anybody has said that it will: the arrival is still missing."""
+    if thread_index() == 0:
+        words, barriers = shared(64, 4, uint32), shared(0, 1, uint64)
+        barrier_init(barriers, 0)
+        barrier_fence()
+        bulk_load(words, 0, source, 0, 16, barriers, 0)
+        out[4] = 1 if barrier_test(barriers, 0, 0) else 0
+        barrier_expect(barriers, 0, 16)
+        barrier_wait(barriers, 0, 0)
+        for i in range(4):
+            out[i] = words[i]
+
+
+def test_bytes_may_land_before_they_are_expected(run, device):
+    source, out = device.array(4, np.uint32), device.array(5, np.uint32)
+    source.fill(np.arange(4, 8, dtype=np.uint32))
+    run(bytes_before_they_are_expected, (1, device.warp_size, device.warp_size), source, out, shared_bytes=128)
+    np.testing.assert_array_equal(out.numpy(), [4, 5, 6, 7, 0])
+
+
+@kernel
+def hand_over(source, out, rounds, threads):
+    """A warp of its own fetches a word a round; the others wait for it, add it up and give its place back."""
+    words, barriers = shared(64, 4, uint32), shared(0, 2, uint64)
+    workers = thread_index() < threads
+    if thread_index() == 0:
+        barrier_init(barriers, 0)
+        barrier_init(barriers, 1, threads)
+        barrier_fence()
+    sync_block()
+    total, parity = uint32(0), uint32(0)
+    for n in range(rounds):
+        if workers:
+            barrier_wait(barriers, 0, parity)
+            total = uint32(total * uint32(31) + words[0])
+            barrier_arrive(barriers, 1)
+        elif thread_index() == threads:
+            barrier_wait(barriers, 1, parity ^ uint32(1))
+            barrier_expect(barriers, 0, 16)
+            bulk_load(words, 0, source, 4 * n, 16, barriers, 0)
+        parity ^= uint32(1)
+    if workers:
+        out[thread_index()] = total
+
+
+def test_a_warp_feeds_the_others(run, device):
+    """What is read stays until all have read it, and each round's word comes once."""
+    warp = device.warp_size if device.warp_size == 32 else 2
+    threads, rounds = 3 * warp, 50
+    source, out = device.array(4 * rounds, np.uint32), device.array(threads, np.uint32)
+    words = np.random.default_rng(8).integers(0, 2**32, (rounds, 4), np.uint32)
+    source.fill(words.reshape(-1))
+    run(hand_over, (1, threads + warp, warp), source, out, rounds, threads, shared_bytes=128)
+    want = np.uint32(0)
+    for word in words[:, 0]:
+        want = np.uint32((int(want) * 31 + int(word)) % 2**32)
+    np.testing.assert_array_equal(out.numpy(), np.full(threads, want))
 
 
 @function

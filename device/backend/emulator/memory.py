@@ -115,8 +115,10 @@ def copy_bytes(typingctx, target, to, source, start, nbytes):
     return types.void(target, types.int64, source, types.int64, types.int64), codegen
 
 
-# An mbarrier in one word: bit 0 is the phase's parity, bit 1 its missing arrival, the rest the bytes it waits for
-# (below zero while bytes landed before anybody expected them).
+# An mbarrier in one word: bit 0 is the phase's parity, then its missing arrivals, those of each phase, and the bytes it
+# waits for (below zero while bytes landed before anybody expected them).
+COUNT_BITS = 7
+MOST_COUNT = (1 << COUNT_BITS) - 1
 
 
 @function
@@ -124,17 +126,24 @@ def _advance(array, i, nbytes, arrivals):
     """Moves the phase on by an arrival and by bytes that are expected (above zero) or have landed (below)."""
     while True:
         old = types.int64(load_relaxed(array, i))
-        word = old + 4 * nbytes - 2 * arrivals
-        if word >> 1 == 0:
-            word = 2 | (word ^ 1)
+        word = old + (nbytes << (2 * COUNT_BITS + 1)) - 2 * arrivals
+        count = (word >> (COUNT_BITS + 1)) & MOST_COUNT
+        if word >> 1 == count << COUNT_BITS:  # no arrival is missing, and no byte
+            word = _phase(count, ~word & 1)
         if types.int64(atomic_cas(array, i, old, word)) == old:
             return
 
 
 @function
-def barrier_init(array, i):
-    """An mbarrier in phase 0, for one arrival a phase."""
-    store_relaxed(array, i, 2)
+def _phase(count, parity):
+    """The word of a phase that begins."""
+    return types.int64(count << (COUNT_BITS + 1) | count << 1 | parity)
+
+
+@function
+def barrier_init(array, i, count=1):
+    """An mbarrier in phase 0, for so many arrivals a phase, MOST_COUNT at most."""
+    store_relaxed(array, i, _phase(types.int64(count), 0))
 
 
 @function

@@ -1,14 +1,12 @@
-"""Loads, stores, atomics and the copy engine, as inline PTX. The contract is in ../README.md.
+"""Loads, stores and atomics as inline PTX. The contract is in ../README.md.
 
-Sources: PTX ISA 8.x, "Memory Consistency Model" (relaxed, acquire and release at a scope), "mbarrier", "cp.async.bulk".
+Source: PTX ISA 8.x, "Memory Consistency Model" (relaxed, acquire and release at a scope).
 """
 
 from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 from numba.cuda.np import arrayobj
-
-from .words import function, int64, ptx, uint32, uint64
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -105,96 +103,6 @@ def peer(typingctx, array, distance):
         return mine._getvalue()
 
     return array(array, types.int64), codegen
-
-
-# --- mbarriers and bulk copies: shared addresses are 32-bit ---
-
-
-@intrinsic
-def _shared_address(typingctx, array, i):
-    def codegen(context, builder, sig, args):
-        pointer = element(context, builder, sig.args[0], *args)
-        in_shared = builder.addrspacecast(pointer, pointer.type.pointee.as_pointer(3))
-        return builder.ptrtoint(in_shared, I32)
-
-    return types.uint32(array, types.int64), codegen
-
-
-_init = ptx("mbarrier.init.shared::cta.b64 [$0], 1;", "r,~{memory}", types.void, uint32)
-_expect = ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r,~{memory}", types.void, uint32, uint32)
-_inval = ptx("mbarrier.inval.shared::cta.b64 [$0];", "r,~{memory}", types.void, uint32)
-_arrive = ptx("mbarrier.arrive.shared::cta.b64 _, [$0];", "r,~{memory}", types.void, uint32)
-
-
-def _poll(instruction):
-    text = f"{{ .reg .pred p; mbarrier.{instruction}.parity.shared::cta.b64 p, [$1], $2; selp.u32 $0,1,0,p; }}"
-    return ptx(text, "=r,r,r,~{memory}", uint32, uint32, uint32)
-
-
-_test, _try_for_some_time = _poll("test_wait"), _poll("try_wait")
-_bulk = ptx(  # of what is read once, the L2 keeps nothing in the place of what will be read again
-    "{ .reg .b64 once; createpolicy.fractional.L2::evict_first.b64 once, 1.0; "
-    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [$0], [$1], $2, [$3], once; }",
-    "r,l,r,r,~{memory}",
-    types.void,
-    uint32,
-    uint64,
-    uint32,
-    uint32,
-)
-_prefetch = ptx("cp.async.bulk.prefetch.L2.global [$0], $1;", "l,r,~{memory}", types.void, uint64, uint32)
-_fence_proxy = ptx("fence.proxy.async.shared::cta;", "~{memory}", types.void)
-
-
-@function
-def barrier_init(array, i):
-    _init(_shared_address(array, int64(i)))
-
-
-@function
-def barrier_end(array, i):
-    _inval(_shared_address(array, int64(i)))
-
-
-@function
-def barrier_expect(array, i, nbytes):
-    _expect(_shared_address(array, int64(i)), uint32(nbytes))
-
-
-@function
-def barrier_arrive(array, i):
-    _arrive(_shared_address(array, int64(i)))
-
-
-@function
-def barrier_test(array, i, parity):
-    return _test(_shared_address(array, int64(i)), uint32(parity)) != 0
-
-
-@function
-def barrier_wait(array, i, parity):
-    while _try_for_some_time(_shared_address(array, int64(i)), uint32(parity)) == 0:
-        pass
-
-
-@function
-def barrier_fence():
-    _fence_proxy()
-
-
-@function
-def bulk_load(target, to, source, start, nbytes, array, i):
-    _bulk(
-        _shared_address(target, int64(to)),
-        address(source, int64(start)),
-        uint32(nbytes),
-        _shared_address(array, int64(i)),
-    )
-
-
-@function
-def prefetch(array, i, nbytes):
-    _prefetch(address(array, int64(i)), uint32(nbytes))
 
 
 __all__ = [name for name in dir() if not name.startswith("_") and name not in ("cuda", "ir", "types", "I32", "I64")]

@@ -100,26 +100,6 @@ def sync_block():
     cuda.syncthreads()
 
 
-@intrinsic
-def _sync_some(typingctx, count):
-    """Barrier 1 of the block; 0 is sync_block's."""
-
-    def codegen(context, builder, sig, args):
-        word = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [word, word])
-        barrier = cgutils.get_or_insert_function(builder.module, kind, "llvm.nvvm.barrier.sync.cnt")
-        barrier.attributes.add("convergent")
-        builder.call(barrier, [ir.Constant(word, 1), args[0]])
-        return context.get_dummy_value()
-
-    return types.void(uint32), codegen
-
-
-@function
-def sync_threads(count):
-    _sync_some(uint32(count))
-
-
 @function
 def sync_warp():
     cuda.syncwarp(FULL_WARP)
