@@ -17,7 +17,6 @@ from .backend import (
     exp,
     float32,
     function,
-    int64,
     lane_index,
     local,
     prefetch,
@@ -59,39 +58,59 @@ def attend(plan, cache, channels, scratch, layer, position, step, limits):
     Their queries, keys and values come by channel. The scratch must be free: this begins with no barrier.
     """
     rows = plan.group * plan.tokens
-    unit = block_index()
+    unit = uint32(block_index())
     while unit < plan.units:
-        head, part = unit // plan.parts, unit % plan.parts
+        head, part = head_and_part(plan, unit)
         row = (layer * plan.kv_heads + head) * plan.cache_positions
-        granules = (positions_of_part(plan, part, position + plan.tokens) + GRANULE - 1) // GRANULE
+        granules = granules_of_part(plan, part, position + plan.tokens)
+        tiles = uint32(granules * (GRANULE // TILE))
         receive_heads(plan, cache, channels, scratch, layer, head, part, position, step, limits)
         sync_workers(plan)
-        for tile in range(warp_index(), granules * (GRANULE // TILE), plan.warps):
-            at = (row + first_position(plan, part, tile // 2) + tile % 2 * TILE) * plan.head_dim
-            to = tile * TILE
+        tile = uint32(warp_index())
+        while tile < tiles:
+            at = (row + first_position(plan, part, tile >> 1) + (tile & 1) * TILE) * plan.head_dim
+            to = uint32(tile * TILE)
             score_keys(scratch.queries, rows, cache.keys, at, plan.head_dim, scratch.scores, to, plan.part_positions)
+            tile = uint32(tile + plan.warps)
         sync_workers(plan)
-        softmax(plan, scratch, part, position, granules * GRANULE)
+        softmax(plan, scratch, part, position, uint32(granules * GRANULE))
         sync_workers(plan)
         at = (row + first_position(plan, part, 0)) * plan.head_dim
-        for tile in range(warp_index(), plan.head_dim // TILE, plan.warps):
+        tile = uint32(warp_index())
+        while tile < plan.head_dim // TILE:
             weigh_values(
                 *(scratch.weights, rows, plan.part_positions),
                 *(cache.values, at, GRANULE * plan.parts * plan.head_dim, granules),
-                *(plan.head_dim, tile * TILE, scratch.vectors),
+                *(plan.head_dim, uint32(tile * TILE), scratch.vectors),
             )
+            tile = uint32(tile + plan.warps)
         sync_workers(plan)
         publish_part(plan, channels, scratch, unit, step)
         sync_workers(plan)
-        unit += plan.grid
+        unit = uint32(unit + plan.grid)
 
 
 @function
 def positions_of_part(plan, part, context):
     """How many of the first `context` positions belong to `part` (thread)."""
-    cycle, context = uint32(GRANULE * plan.parts), uint32(context)
-    rest = int64(context % cycle) - part * GRANULE
-    return int64(context // cycle) * GRANULE + max(0, min(rest, GRANULE))
+    cycle, context, first = uint32(GRANULE * plan.parts), uint32(context), uint32(part * GRANULE)
+    whole = uint32(context // cycle)
+    rest = uint32(context - whole * cycle)
+    own = min(uint32(rest - first), uint32(GRANULE)) if rest > first else uint32(0)
+    return uint32(whole * GRANULE + own)
+
+
+@function
+def granules_of_part(plan, part, context):
+    """In how many granules the part's positions among the first `context` lie (thread)."""
+    return uint32(uint32(positions_of_part(plan, part, context) + (GRANULE - 1)) // uint32(GRANULE))
+
+
+@function
+def head_and_part(plan, unit):
+    """A unit's KV head and part of the context (thread)."""
+    head = uint32(unit // uint32(plan.parts))
+    return head, uint32(unit - head * plan.parts)
 
 
 @function
@@ -118,13 +137,17 @@ def first_position(plan, part, granule):
 @function
 def prefetch_cache(plan, cache, layer, position):
     """Asks for the keys and values that this block will read in `layer`: weights push them out of the L2 (block)."""
-    for unit in range(block_index(), plan.units, plan.grid):
-        head, part = unit // plan.parts, unit % plan.parts
-        granules = (positions_of_part(plan, part, position) + GRANULE - 1) // GRANULE
-        for granule in range(thread_index(), granules, plan.block):
+    unit = uint32(block_index())
+    while unit < plan.units:
+        head, part = head_and_part(plan, unit)
+        granules = granules_of_part(plan, part, position)
+        granule = uint32(thread_index())
+        while granule < granules:
             row = (layer * plan.kv_heads + head) * plan.cache_positions + first_position(plan, part, granule)
             prefetch(cache.keys, row * plan.head_dim, 2 * GRANULE * plan.head_dim)
             prefetch(cache.values, row * plan.head_dim, 2 * GRANULE * plan.head_dim)
+            granule = uint32(granule + plan.block)
+        unit = uint32(unit + plan.grid)
 
 
 @function
@@ -187,21 +210,26 @@ def softmax(plan, scratch, part, position, padded):
 
     A query to a warp.
     """
-    for g in range(warp_index(), plan.group * plan.tokens, plan.warps):
-        at = g * plan.part_positions
-        count = positions_of_part(plan, part, position + g % plan.tokens + 1)
+    row = uint32(warp_index())
+    while row < plan.group * plan.tokens:
+        at, count = uint32(row * plan.part_positions), positions_of_part(plan, part, position + row % plan.tokens + 1)
         best, total = float32(LOWEST), float32(0)
-        for n in range(lane_index(), count, warp_size()):
+        n = uint32(lane_index())
+        while n < count:
             best = max(best, scratch.scores[at + n])
+            n = uint32(n + warp_size())
         best = warp_max(best)
-        for n in range(lane_index(), padded, warp_size()):
+        n = uint32(lane_index())
+        while n < padded:
             bits = pack(exp(scratch.scores[at + n] - best), float32(0)) if n < count else uint32(0)
             scratch.weights[at + n] = uint16(bits)
             total += low(bits)
+            n = uint32(n + warp_size())
         total = warp_sum(total)
         if lane_index() == 0:
-            scratch.totals[2 * g] = best
-            scratch.totals[2 * g + 1] = total
+            scratch.totals[2 * row] = best
+            scratch.totals[2 * row + 1] = total
+        row = uint32(row + plan.warps)
 
 
 @function
@@ -209,12 +237,14 @@ def publish_part(plan, channels, scratch, unit, step):
     """The unit's result as packets: for each query head_dim / 2 pairs, then its maximum and sum of weights (block)."""
     half, rows, tag = plan.head_dim // 2, plan.group * plan.tokens, uint32(step)
     at = plan.channel_partial + 4 * ((step & 1) * plan.units + unit) * rows * (half + 1)
-    i = thread_index()
+    i = uint32(thread_index())
     while i < rows * (half + 1):
-        g, d = i // (half + 1), i % (half + 1)
+        row = uint32(i // uint32(half + 1))
+        d = uint32(i - row * (half + 1))
         if d < half:
-            a, b = scratch.vectors[g * plan.head_dim + 2 * d], scratch.vectors[g * plan.head_dim + 2 * d + 1]
+            first = uint32(row * plan.head_dim + 2 * d)
+            a, b = scratch.vectors[first], scratch.vectors[first + 1]
         else:
-            a, b = scratch.totals[2 * g], scratch.totals[2 * g + 1]
+            a, b = scratch.totals[2 * row], scratch.totals[2 * row + 1]
         store_packet(channels, at + 4 * i, as_bits(a), tag, as_bits(b), tag)
-        i += plan.block
+        i = uint32(i + plan.block)

@@ -113,7 +113,7 @@ def next_token(plan, stream, block, comm, ballot, request, record, generated, po
         tiles = min(plan.lm_head_turn, plan.lm_head_tiles - begun)
         first, pairs = pairs_of(begun, plan.lm_head_splits), pairs_of(tiles, plan.lm_head_splits)
         sync_workers(plan)
-        product = product_of(tiles, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
+        product = product_of(plan, stream, tiles, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
         multiply(plan, stream, block.x, block.partial, product)
         sync_workers(plan)
         at = generated * plan.vocab

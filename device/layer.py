@@ -89,7 +89,7 @@ def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, po
         attention = half == 0
         sync_workers(plan)
         mark(plan, block.trace, layer, half, INPUT)
-        multiply(plan, stream, block.x, block.partial, column_parallel(plan, attention))
+        multiply(plan, stream, block.x, block.partial, column_parallel(plan, stream, attention))
         sync_workers(plan)
         mark(plan, block.trace, layer, half, COLUMN_PARALLEL)
         prefetch_norms(plan, resident.norms, 2 * layer + half + 1)
@@ -105,7 +105,7 @@ def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, po
         receive_between(plan, channels, attention, step, block.x_words, limits)
         sync_workers(plan)
         mark(plan, block.trace, layer, half, RECEIVED)
-        product = row_parallel(plan, attention)
+        product = row_parallel(plan, stream, attention)
         multiply(plan, stream, block.x, block.partial, product)
         sync_workers(plan)
         mark(plan, block.trace, layer, half, ROW_PARALLEL)

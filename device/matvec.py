@@ -5,32 +5,35 @@ from collections import namedtuple
 from .backend import float32, function, multiply_rows, uint32
 from .stream import DOWN, GATE_UP, O_PROJ, QKV, TILE, TILE_ROWS, release_tile, tiles_of, wait_tile
 
-Product = namedtuple("Product", "tiles splits columns low")
+Product = namedtuple("Product", "tiles splits columns low start step")
 Product.__doc__ = """A matrix in the stream, uint32: its tiles in a block, the tiles of a row, a tile's columns.
 
-low: where the low terms of its input stand behind the high ones, in elements; 0 if there are none.
+low: where the low terms of its input stand behind the high ones, in elements; 0 if there are none. start: where the
+warp's first tile meets the input; step: how much further its next one does, beyond the input's end from its beginning.
 """
 
 
 @function
-def product_of(tiles, splits, columns, low):
-    return Product(uint32(tiles), uint32(splits), uint32(columns), uint32(low))
+def product_of(plan, stream, tiles, splits, columns, low):
+    """splits: a constant, so that no division by it remains."""
+    start, step = uint32(stream.state[TILE] % uint32(splits) * columns), uint32(plan.warps % splits * columns)
+    return Product(uint32(tiles), uint32(splits), uint32(columns), uint32(low), start, step)
 
 
 @function
-def column_parallel(plan, attention):
+def column_parallel(plan, stream, attention):
     """The first product of a layer's half: qkv or gate_up."""
     if attention:
-        return product_of(tiles_of(plan, QKV), plan.qkv_splits, plan.qkv_columns, plan.low_terms)
-    return product_of(tiles_of(plan, GATE_UP), plan.gate_up_splits, plan.gate_up_columns, plan.low_terms)
+        return product_of(plan, stream, tiles_of(plan, QKV), plan.qkv_splits, plan.qkv_columns, plan.low_terms)
+    return product_of(plan, stream, tiles_of(plan, GATE_UP), plan.gate_up_splits, plan.gate_up_columns, plan.low_terms)
 
 
 @function
-def row_parallel(plan, attention):
+def row_parallel(plan, stream, attention):
     """The second product of a layer's half: o or down."""
     if attention:
-        return product_of(tiles_of(plan, O_PROJ), plan.o_splits, plan.o_columns, 0)
-    return product_of(tiles_of(plan, DOWN), plan.down_splits, plan.down_columns, 0)
+        return product_of(plan, stream, tiles_of(plan, O_PROJ), plan.o_splits, plan.o_columns, 0)
+    return product_of(plan, stream, tiles_of(plan, DOWN), plan.down_splits, plan.down_columns, 0)
 
 
 @function
@@ -42,8 +45,7 @@ def multiply(plan, stream, x, partial, product):
     tiles. The caller's `sync_block` must stand between writing x and this, and between this and reading `partial`.
     """
     width = uint32(product.splits * product.columns)
-    start = uint32(stream.state[TILE] % product.splits * product.columns)
-    step = uint32(uint32(plan.warps) % product.splits * product.columns)
+    start = product.start
     while stream.state[TILE] < product.tiles:
         tile = stream.state[TILE]
         at = wait_tile(plan, stream)
@@ -52,7 +54,7 @@ def multiply(plan, stream, x, partial, product):
             *(product.columns, product.low, partial, TILE_ROWS * tile),
         )
         release_tile(plan, stream)
-        start = uint32(start + step)
+        start = uint32(start + product.step)
         if start >= width:
             start = uint32(start - width)
     stream.state[TILE] -= product.tiles

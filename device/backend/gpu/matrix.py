@@ -72,10 +72,15 @@ def _multiply_vectors(rows, row, x, vector, stride, first, some, count, columns,
     for i in range(TOTALS * some):
         totals[i] = float32(0)
     left = uint32(columns) // uint32(CHUNK)
-    while left >= TOGETHER:
+    while left >= 2 * TOGETHER:  # twice, so that loads of the second half do not wait for the first one's sums
         _multiply_chunks(rows, row, x, vector, stride, some, TOGETHER, totals)
         row, vector = uint32(row + TOGETHER * CHUNK), uint32(vector + TOGETHER * CHUNK)
-        left = uint32(left - TOGETHER)
+        _multiply_chunks(rows, row, x, vector, stride, some, TOGETHER, totals)
+        row, vector = uint32(row + TOGETHER * CHUNK), uint32(vector + TOGETHER * CHUNK)
+        left = uint32(left - 2 * TOGETHER)
+    if left & TOGETHER:
+        _multiply_chunks(rows, row, x, vector, stride, some, TOGETHER, totals)
+        row, vector = uint32(row + TOGETHER * CHUNK), uint32(vector + TOGETHER * CHUNK)
     if left & 2:
         _multiply_chunks(rows, row, x, vector, stride, some, 2, totals)
         row, vector = uint32(row + 2 * CHUNK), uint32(vector + 2 * CHUNK)
