@@ -42,7 +42,7 @@ def multiply(plan, stream, x, partial, product):
 
     x: uint16 bf16 in shared memory, `plan.tokens` vectors of splits * columns, `plan.x_stride` apart. partial: float32
     [tiles, TILE_ROWS, tokens] in shared memory, gets the rows' sums over each tile's columns; `row_pair` adds a pair's
-    tiles. The caller's `sync_block` must stand between writing x and this, and between this and reading `partial`.
+    tiles. The caller's `sync_workers` must stand between writing x and this, and between this and reading `partial`.
     """
     width = uint32(product.splits * product.columns)
     start = product.start

@@ -57,7 +57,7 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     """Waits for each token's hidden state of `epoch` and stores it times row `row` of `norms` (block).
 
     norms: float32 [rows * hidden]. x: uint32, bf16 pairs, for each token [hidden / 2] high terms and as many low ones.
-    sums: float32 [tokens, warps], for `scale`, which is valid after the next `sync_block`.
+    sums: float32 [tokens, warps], for `scale`, which is valid after the next `sync_workers`.
     """
     for first in range(0, plan.tokens, plan.hidden_tokens):
         _receive_hidden(plan, channels, norms, row, epoch, first, x, sums, limits)

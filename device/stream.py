@@ -64,7 +64,7 @@ def open_stream(plan, stream):
     while number < plan.stages // plan.batch:
         barrier_init(stream.landed, number)
         barrier_init(stream.free, number, plan.batch)
-        number += plan.block
+        number += plan.threads
     if thread_index() == 0:
         barrier_init(stream.closed, 0)
     barrier_fence()
@@ -242,7 +242,7 @@ def end_stream(plan, stream):
     while number < plan.stages // plan.batch:
         barrier_end(stream.landed, number)
         barrier_end(stream.free, number)
-        number += plan.block
+        number += plan.threads
     if thread_index() == 0:
         barrier_end(stream.closed, 0)
     sync_block()

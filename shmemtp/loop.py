@@ -91,7 +91,7 @@ class DecodeLoop:
         stops[: len(stop_tokens)] = stop_tokens
         self._prompt.fill(np.array(prompt_ids, np.int64))
         self._stops.fill(stops)
-        self._seed.fill(np.array([seed], np.int64))
+        self._seed.fill(np.array([seed % (1 << 64)], np.uint64).view(np.int64))
         self._control.host[:] = 0
         self._progress.host[:] = 0
         args = self._arguments(len(prompt_ids), position, max_new_tokens, temperature, top_p)

@@ -152,6 +152,7 @@ class Plan:
             merge_tokens=self._merge_tokens,
             grid=self.grid,
             block=self.block,
+            threads=self.threads,
             warps=self.warps,
             stages=memory.stages,
             batch=memory.batch,

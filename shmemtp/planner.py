@@ -8,6 +8,7 @@ from .product import TILE_ROWS, ceil_div
 __all__ = ["make_plan"]
 
 MOST_POSITIONS = 1024  # of a part: their scores stand in shared memory
+MOST_THREADS = 1024  # of a block, those that feed it included
 MOST_TOKENS = 8  # of a pass: multiply_rows takes no more vectors, attention no more positions than a granule has
 USUAL_PARTS = 32  # of a context: one to a lane when they are merged
 
@@ -26,8 +27,10 @@ def make_plan(
 ) -> Plan:
     """The plan for a model on a device of `multiprocessors` and `shared_limit` bytes of shared memory a block.
 
-    Raises `InputError` where `prefill_tokens` is not from 1 to MOST_TOKENS.
+    Raises `InputError` where `prefill_tokens` is not from 1 to MOST_TOKENS, or no block can have so many threads.
     """
+    if block % warp or not 1 <= block <= MOST_THREADS - warp:
+        raise InputError(f"a block of {block} threads: it must be a multiple of {warp}, at most {MOST_THREADS - warp}")
     if not 1 <= prefill_tokens <= MOST_TOKENS:
         raise InputError(f"prefill_tokens is {prefill_tokens}: it must be from 1 to {MOST_TOKENS}")
     grid = _grid(shape, multiprocessors, max_tile_columns)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from shmemtp.config import load_config
+from shmemtp.errors import InputError
 from shmemtp.model import Layout, Product, model_shape, pack, product, unpack
 from shmemtp.planner import make_plan
 
@@ -34,6 +35,13 @@ def test_an_h200_has_room_for_so_many_stages_of_the_ring(name, tp, stages):
         model_shape(load_config(name), tp), 4096, multiprocessors=132, shared_limit=227 << 10, block=480, warp=32
     )
     assert (plan.memory.stages, plan.memory.batch, plan.memory.in_flight) == (stages, 4, 3)
+
+
+@pytest.mark.parametrize("block", [0, 1000, 1024])
+def test_no_block_has_so_many_threads(block):
+    """The warp that feeds a block's threads counts too, and there are only whole warps."""
+    with pytest.raises(InputError, match=f"a block of {block} threads"):
+        make_plan(model_shape(load_config("tiny"), 1), 64, 4, 227 << 10, block, 32)
 
 
 def test_product_takes_the_fewest_equal_splits():

@@ -19,6 +19,7 @@ from shmemtp.device import (
     pause,
     shared,
     sync_block,
+    sync_threads,
     sync_warp,
     thread_index,
     uint32,
@@ -89,6 +90,29 @@ def test_barriers(run, device, shape, whole_block):
     run(pass_around, shape, out, 101, whole_block, shared_bytes=64 + 4 * block)
     groups = np.arange(grid * block).reshape(-1, block if whole_block else warp)
     np.testing.assert_array_equal(out.numpy(), np.roll(groups, -101, 1).reshape(-1))
+
+
+@kernel
+def pass_around_some(out, rounds, members):
+    """As above among the block's first `members` threads, while its last warp goes its own way."""
+    slots = shared(64, block_size(), uint32)
+    me, number = thread_index(), uint32(thread_index())
+    if me < members:
+        for _ in range(rounds):
+            slots[me] = number
+            sync_threads(members)
+            number = slots[(me + 1) % members]
+            sync_threads(members)
+    sync_block()
+    out[global_thread()] = number
+
+
+def test_a_barrier_of_some_threads(run, device, shape):
+    grid, block, warp = shape
+    out = device.array(grid * (block + warp), np.uint32)
+    run(pass_around_some, (grid, block + warp, warp), out, 101, block, shared_bytes=64 + 4 * (block + warp))
+    want = np.concatenate([np.roll(np.arange(block), -101), np.arange(block, block + warp)])
+    np.testing.assert_array_equal(out.numpy().reshape(grid, -1), np.tile(want, (grid, 1)))
 
 
 @kernel

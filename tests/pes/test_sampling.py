@@ -66,7 +66,7 @@ def test_a_seed_repeats_its_tokens_on_every_pe(pe):
     first = decode(llm, PROMPT, 24, temperature=TEMPERATURE, seed=7)  # which compares the PEs
     decode(llm, PROMPT[:3], 2)
     assert decode(llm, PROMPT, 24, temperature=TEMPERATURE, seed=7) == first
-    others = [decode(llm, PROMPT, 24, temperature=TEMPERATURE, seed=seed) for seed in (8, 7 + (1 << 32), 1 << 62)]
+    others = [decode(llm, PROMPT, 24, temperature=TEMPERATURE, seed=seed) for seed in (8, 7 + (1 << 32), 1 << 63)]
     assert len({tuple(tokens) for tokens in (first, *others)}) == 4
 
 
