@@ -93,8 +93,8 @@ class SharedMemory:
 
     @property
     def batch(self) -> int:
-        """Stages that are fetched together."""
-        return max(1, min(self.warps, BATCH_BYTES // (2 * self.stage_elements)))
+        """Stages that are fetched together: half of the ring at most, where a block is a thread."""
+        return max(1, min(MOST_DEPTH // 2, BATCH_BYTES // (2 * self.stage_elements)))
 
     @property
     def _batch_bytes(self) -> int:
