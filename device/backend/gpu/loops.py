@@ -21,7 +21,8 @@ def keep_rolled(module: str) -> str:
     """The LLVM module (Numba's text) with each jump to an earlier bytecode offset marked as a loop's."""
     lines: list[str] = []
     rules: list[str] = []
-    block, heads = -1, set()
+    heads: set[int] = set()
+    block = -1
     for line in module.split("\n"):
         label = _BLOCK.match(line)
         if label:
