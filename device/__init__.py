@@ -12,6 +12,7 @@ from .backend import (
     as_float32,
     atomic_add,
     atomic_cas,
+    attend_granules,
     barrier_arrive,
     barrier_end,
     barrier_expect,
@@ -49,7 +50,6 @@ from .backend import (
     peer,
     prefetch,
     rsqrt,
-    score_keys,
     shared,
     sin,
     sqrt,
@@ -73,7 +73,6 @@ from .backend import (
     warp_max_key,
     warp_size,
     warp_sum,
-    weigh_values,
 )
 from .broadcast import broadcast_block, broadcast_grid
 from .communicator import Communicator, limits_of, open_lane

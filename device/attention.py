@@ -1,9 +1,10 @@
 """Attention of a pass's tokens over the KV cache, the context split over the blocks (flash-decoding; Dao et al., 2023).
 
 A unit is one KV head and one part of the context. Positions go to parts in turn, GRANULE at a time, so a position's
-keys and values are written and read by one block only and need no order beyond the block's barrier. A unit computes the
-softmax-weighted values of its positions for the `group` query heads that share the KV head (`attend`), and publishes
-them with their maximum and sum; the blocks then merge the parts (merge.py).
+keys and values are written and read by one block only and need no order beyond the block's barrier. The granules of a
+unit go to its first warps in turn. Each computes the softmax-weighted values of its positions for the `group` query
+heads that share the KV head; the block publishes their sum, with its maximum and the weights' sum, and the blocks then
+merge the parts (merge.py).
 
 The vectors of a pass's tokens stand side by side: query, key or value number v of token t is row v * tokens + t.
 """
@@ -13,6 +14,7 @@ from collections import namedtuple
 from .backend import (
     as_bits,
     as_float32,
+    attend_granules,
     block_index,
     exp,
     float32,
@@ -20,35 +22,33 @@ from .backend import (
     lane_index,
     local,
     prefetch,
-    score_keys,
     store_packet,
     thread_index,
     uint16,
     uint32,
     warp_index,
-    warp_max,
     warp_size,
-    warp_sum,
-    weigh_values,
 )
-from .bfloat16 import low, pack
+from .bfloat16 import pack
 from .packets import receive_batch, wait_for_packet
 from .rope import normalise_head, rotate_head
 from .watch import QUERY
 from .workers import sync_workers
 
 GRANULE = 16  # positions that lie together in the cache
-TILE = 8  # keys, or dimensions of values, that a warp takes at once
+TOGETHER = 8  # queries that a warp takes at once
 LOWEST = -1e30  # a score below every real one, and far from overflow
 
 Cache = namedtuple("Cache", "keys values head_norms")
-Cache.__doc__ = """keys: uint16 bf16 [layers, kv_heads, positions, head_dim]. values: uint16 bf16 [layers, kv_heads,
-positions / GRANULE, head_dim, GRANULE]. head_norms: float32 [layers, 2, head_dim], for queries and keys."""
-Scratch = namedtuple("Scratch", "vectors queries scores weights totals rotation")
-Scratch.__doc__ = """A unit's shared memory. vectors: float32 [group, tokens, head_dim], the results. queries: uint16
-bf16 [group, tokens, head_dim]. scores: float32 and weights: uint16 bf16 [group,
-tokens, part_positions]. totals: float32 [group, tokens, 2], the maximum of the scores and the sum of the weights.
-rotation: float32 [tokens, head_dim], of `rotate_head`, the same for all layers of a pass."""
+Cache.__doc__ = """keys: uint16 bf16 [layers, kv_heads, positions / GRANULE, granule_elements]: a granule lies as tensor
+cores take it, see `key_place`. values: the same, see `value_place`. head_norms: float32 [layers, 2, head_dim], for
+queries and keys."""
+Scratch = namedtuple("Scratch", "queries counts vectors totals rotation")
+Scratch.__doc__ = """A unit's shared memory. queries: uint16 bf16 [group, tokens, head_dim]. counts: uint32 [group,
+tokens], how many of the part's positions a query sees. vectors: float32 [warps, queries, head_dim], the results of
+`plan.attending` warps for TOGETHER queries or fewer. totals: float32 [warps, queries, 2], the maximum of their scores
+and the sum of their weights. rotation: float32 [tokens, head_dim], of `rotate_head`, the same for all layers of a
+pass."""
 
 
 @function
@@ -61,33 +61,35 @@ def attend(plan, cache, channels, scratch, layer, position, step, limits):
     unit = uint32(block_index())
     while unit < plan.units:
         head, part = head_and_part(plan, unit)
-        row = (layer * plan.kv_heads + head) * plan.cache_positions
         granules = granules_of_part(plan, part, position + plan.tokens)
-        tiles = uint32(granules * (GRANULE // TILE))
+        warps = min(granules, uint32(plan.attending))
+        count_positions(plan, scratch.counts, part, position)
         receive_heads(plan, cache, channels, scratch, layer, head, part, position, step, limits)
         sync_workers(plan)
-        tile = uint32(warp_index())
-        while tile < tiles:
-            at = (row + first_position(plan, part, tile >> 1) + (tile & 1) * TILE) * plan.head_dim
-            to = uint32(tile * TILE)
-            score_keys(scratch.queries, rows, cache.keys, at, plan.head_dim, scratch.scores, to, plan.part_positions)
-            tile = uint32(tile + plan.warps)
-        sync_workers(plan)
-        softmax(plan, scratch, part, position, uint32(granules * GRANULE))
-        sync_workers(plan)
-        at = (row + first_position(plan, part, 0)) * plan.head_dim
-        tile = uint32(warp_index())
-        while tile < plan.head_dim // TILE:
-            weigh_values(
-                *(scratch.weights, rows, plan.part_positions),
-                *(cache.values, at, GRANULE * plan.parts * plan.head_dim, granules),
-                *(plan.head_dim, uint32(tile * TILE), scratch.vectors),
-            )
-            tile = uint32(tile + plan.warps)
-        sync_workers(plan)
-        publish_part(plan, channels, scratch, unit, step)
-        sync_workers(plan)
+        at = granule_place(plan, layer, head, first_position(plan, part, 0))
+        first = uint32(0)
+        while first < rows:
+            some = min(uint32(rows - first), uint32(TOGETHER))
+            if warp_index() < warps:
+                attend_granules(
+                    *(scratch.queries, first, some, scratch.counts, cache.keys, cache.values),
+                    *(at, plan.parts * plan.granule_elements, uint32(warp_index()), warps, granules),
+                    *(plan.head_dim, scratch.vectors, scratch.totals),
+                )
+            sync_workers(plan)
+            publish_part(plan, channels, scratch, unit, first, some, warps, step)
+            sync_workers(plan)
+            first = uint32(first + TOGETHER)
         unit = uint32(unit + plan.grid)
+
+
+@function
+def count_positions(plan, counts, part, position):
+    """Scratch.counts (block); by its last threads, for the first ones are about to wait for queries."""
+    row = plan.block - 1 - thread_index()
+    while row < plan.group * plan.tokens:
+        counts[row] = positions_of_part(plan, part, position + row % plan.tokens + 1)
+        row += plan.block
 
 
 @function
@@ -143,9 +145,9 @@ def prefetch_cache(plan, cache, layer, position):
         granules = granules_of_part(plan, part, position)
         granule = uint32(thread_index())
         while granule < granules:
-            row = (layer * plan.kv_heads + head) * plan.cache_positions + first_position(plan, part, granule)
-            prefetch(cache.keys, row * plan.head_dim, 2 * GRANULE * plan.head_dim)
-            prefetch(cache.values, row * plan.head_dim, 2 * GRANULE * plan.head_dim)
+            at = granule_place(plan, layer, head, first_position(plan, part, granule))
+            prefetch(cache.keys, at, 2 * plan.granule_elements)
+            prefetch(cache.values, at, 2 * plan.granule_elements)
             granule = uint32(granule + plan.block)
         unit = uint32(unit + plan.grid)
 
@@ -183,7 +185,7 @@ def receive_head(plan, cache, channels, scratch, layer, head, vector, token, pos
         if plan.qk_norm:
             normalise_head(plan, x, y, cache.head_norms, (2 * layer + (1 if is_key else 0)) * plan.head_dim)
         rotate_head(plan, x, y, scratch.rotation, token, float32(1) if is_key else plan.score_scale)
-    row = (layer * plan.kv_heads + head) * plan.cache_positions + position
+    granule, n = granule_place(plan, layer, head, position), position % GRANULE
     for turn in range(plan.head_turns):
         d = turn * warp_size() + lane_index()
         if d < half:
@@ -192,11 +194,30 @@ def receive_head(plan, cache, channels, scratch, layer, head, vector, token, pos
                 to = (vector * plan.tokens + token) * plan.head_dim + d
                 scratch.queries[to], scratch.queries[to + half] = upper, lower
             elif vector == plan.group:
-                to = row * plan.head_dim + d
-                cache.keys[to], cache.keys[to + half] = upper, lower
+                cache.keys[granule + key_place(n, d)], cache.keys[granule + key_place(n, d + half)] = upper, lower
             else:
-                to = (row - row % GRANULE) * plan.head_dim + row % GRANULE + d * GRANULE
-                cache.values[to], cache.values[to + half * GRANULE] = upper, lower
+                cache.values[granule + value_place(n, d)] = upper
+                cache.values[granule + value_place(n, d + half)] = lower
+
+
+@function
+def granule_place(plan, layer, head, position):
+    """Where the granule of `position` begins in Cache.keys and Cache.values (thread)."""
+    return ((layer * plan.kv_heads + head) * (plan.cache_positions // GRANULE) + position // GRANULE) * (
+        plan.granule_elements
+    )
+
+
+@function
+def key_place(n, d):
+    """Where a granule has dimension `d` of position `n`'s key: `attend_granules` reads it so (thread)."""
+    return d // 16 * 256 + n % 8 * 32 + d // 4 % 4 * 8 + d // 2 % 2 * 4 + n // 8 * 2 + d % 2
+
+
+@function
+def value_place(n, d):
+    """The same of its value."""
+    return d // 16 * 256 + d // 2 % 8 * 32 + n // 2 % 4 * 8 + n // 8 * 4 + d % 2 * 2 + n % 2
 
 
 @function
@@ -205,46 +226,40 @@ def bf16_bits(value):
 
 
 @function
-def softmax(plan, scratch, part, position, padded):
-    """Scores become weights relative to their maximum, 0 for positions after the query's and up to `padded` (block).
+def publish_part(plan, channels, scratch, unit, first, some, warps, step):
+    """The unit's result for `some` queries from number `first` on, of so many warps' granules (block).
 
-    A query to a warp.
+    As packets: for each query head_dim / 2 pairs, then its maximum and sum of weights.
     """
-    row = uint32(warp_index())
-    while row < plan.group * plan.tokens:
-        at, count = uint32(row * plan.part_positions), positions_of_part(plan, part, position + row % plan.tokens + 1)
-        best, total = float32(LOWEST), float32(0)
-        n = uint32(lane_index())
-        while n < count:
-            best = max(best, scratch.scores[at + n])
-            n = uint32(n + warp_size())
-        best = warp_max(best)
-        n = uint32(lane_index())
-        while n < padded:
-            bits = pack(exp(scratch.scores[at + n] - best), float32(0)) if n < count else uint32(0)
-            scratch.weights[at + n] = uint16(bits)
-            total += low(bits)
-            n = uint32(n + warp_size())
-        total = warp_sum(total)
-        if lane_index() == 0:
-            scratch.totals[2 * row] = best
-            scratch.totals[2 * row + 1] = total
-        row = uint32(row + plan.warps)
+    half, rows, tag = plan.head_dim // 2, plan.group * plan.tokens, uint32(step)
+    at = plan.channel_partial + 4 * (((step & 1) * plan.units + unit) * rows + first) * (half + 1)
+    i = uint32(thread_index())
+    while i < some * (half + 1):
+        row = uint32(i // uint32(half + 1))
+        a, b = sum_warps(plan, scratch, row, uint32(i - row * (half + 1)), some, warps)
+        store_packet(channels, at + 4 * i, as_bits(a), tag, as_bits(b), tag)
+        i = uint32(i + plan.block)
 
 
 @function
-def publish_part(plan, channels, scratch, unit, step):
-    """The unit's result as packets: for each query head_dim / 2 pairs, then its maximum and sum of weights (block)."""
-    half, rows, tag = plan.head_dim // 2, plan.group * plan.tokens, uint32(step)
-    at = plan.channel_partial + 4 * ((step & 1) * plan.units + unit) * rows * (half + 1)
-    i = uint32(thread_index())
-    while i < rows * (half + 1):
-        row = uint32(i // uint32(half + 1))
-        d = uint32(i - row * (half + 1))
-        if d < half:
-            first = uint32(row * plan.head_dim + 2 * d)
-            a, b = scratch.vectors[first], scratch.vectors[first + 1]
+def sum_warps(plan, scratch, row, pair, some, warps):
+    """Query `row`'s pair of dimensions over all warps; behind the last pair its maximum and sum of weights (thread)."""
+    best = float32(LOWEST)
+    warp = uint32(0)
+    while warp < warps:
+        best = max(best, scratch.totals[2 * (warp * some + row)])
+        warp = uint32(warp + 1)
+    is_total = pair == plan.head_dim // 2
+    a, b = best if is_total else float32(0), float32(0)
+    warp = uint32(0)
+    while warp < warps:
+        at = uint32(warp * some + row)
+        factor = exp(scratch.totals[2 * at] - best)
+        if is_total:
+            b += scratch.totals[2 * at + 1] * factor
         else:
-            a, b = scratch.totals[2 * row], scratch.totals[2 * row + 1]
-        store_packet(channels, at + 4 * i, as_bits(a), tag, as_bits(b), tag)
-        i = uint32(i + plan.block)
+            first = uint32(at * plan.head_dim + 2 * pair)
+            a += scratch.vectors[first] * factor
+            b += scratch.vectors[first + 1] * factor
+        warp = uint32(warp + 1)
+    return a, b

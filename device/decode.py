@@ -16,6 +16,7 @@ from .backend import (
     clock,
     float32,
     function,
+    int32,
     int64,
     kernel,
     load_relaxed,
@@ -64,7 +65,7 @@ def open_weights(plan, weights, first_wanted, state):
 @function
 def wish_of_host(comm, host):
     """The wish to stop, which only PE 0's host can have and its first block tells (thread)."""
-    return load_relaxed(host.control, STOP) if comm.rank == 0 and block_index() == 0 else int64(0)
+    return int32(load_relaxed(host.control, STOP)) if comm.rank == 0 and block_index() == 0 else int32(0)
 
 
 @function
@@ -89,7 +90,7 @@ def prefill(plan, stream, block, comm, channels, resident, cache, ballot, reques
         for token in range(plan.tokens):
             begin_token(plan, resident, block, request.prompt[first + token], token, position + token)
         for layer in range(plan.layers):
-            decode_layer(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits)
+            decode_layer(plan, stream, block, comm, resident, cache, channels, layer, uint32(position), step, limits)
             step += 1
         fed = first + plan.tokens
         wish = False
@@ -132,16 +133,17 @@ def generate(plan, stream, block, comm, channels, resident, cache, ballot, reque
     """
     limits = limits_of(comm)
     step, epoch = epochs
+    fed = uint32(fed)
     token, reason = request.prompt[fed], int64(RUNNING)
     while reason == RUNNING:
         position = request.start + fed
-        generated = fed + 1 - request.prompt_count  # before this pass, once it is not below 0
         stop = wish_of_host(comm, host)
         begin_token(plan, resident, block, token, 0, position)
         for layer in range(plan.layers):
-            decode_layer(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits)
+            decode_layer(plan, stream, block, comm, resident, cache, channels, layer, uint32(position), step, limits)
             step += 1
         wish = False
+        generated = fed + 1 - request.prompt_count  # before this pass, once it is not below 0
         if generated >= 0:
             token, wish, epoch = next_token(
                 plan, stream, block, comm, ballot, request, host.record, generated, position, epoch, stop, limits
@@ -155,7 +157,7 @@ def generate(plan, stream, block, comm, channels, resident, cache, ballot, reque
             if fed % STOP_INTERVAL == STOP_INTERVAL - 1:
                 wish = agree_to_stop(plan, comm, ballot, epoch, stop, limits)
                 epoch += 1
-        fed += 1
+        fed = uint32(fed + 1)
         reason = has_ended(plan, request, block, generated + 1, token, wish, limits)
     return step, epoch
 

@@ -19,9 +19,11 @@ RUNNING, LENGTH, STOP_TOKEN, STOPPED, EXPIRED = range(5)
 
 @function
 def is_stop(request, token):
-    for i in range(request.stops.size):
+    i = 0
+    while i < request.stops.size:
         if request.stops[i] == token:
             return True
+        i += 1
     return False
 
 

@@ -79,13 +79,13 @@ class Plan:
         return round_up(self.max_context, GRANULE)
 
     @property
-    def part_positions(self) -> int:
-        """Positions of one part at most."""
-        return round_up(ceil_div(self.max_context, self.parts), GRANULE)
+    def granule_elements(self) -> int:
+        """Of a granule's keys, or values: dimensions in sixteens, as tensor cores take them."""
+        return GRANULE * round_up(self.shape.head_dim, 16)
 
     @cached_property
     def memory(self) -> SharedMemory:
-        return SharedMemory(self.layout, self.warps, self.part_positions, self.tokens, self.shared_limit)
+        return SharedMemory(self.layout, self.warps, self.tokens, self.shared_limit)
 
     @property
     def threads(self) -> int:
@@ -139,7 +139,9 @@ class Plan:
             norm_eps=float(shape.norm_eps),
             score_scale=float(shape.head_dim**-0.5),
             cache_positions=self.cache_positions,
-            part_positions=self.part_positions,
+            granule_elements=self.granule_elements,
+            attending=memory.attending,
+            attending_rows=memory.attending_rows,
             pes=shape.tp,
             put=self.put,
             trace=self.trace,

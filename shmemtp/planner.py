@@ -7,7 +7,6 @@ from .product import TILE_ROWS, ceil_div
 
 __all__ = ["make_plan"]
 
-MOST_POSITIONS = 1024  # of a part: their scores stand in shared memory
 MOST_THREADS = 1024  # of a block, those that feed it included
 MOST_TOKENS = 8  # of a pass: multiply_rows takes no more vectors, attention no more positions than a granule has
 USUAL_PARTS = 32  # of a context: one to a lane when they are merged
@@ -35,7 +34,6 @@ def make_plan(
         raise InputError(f"prefill_tokens is {prefill_tokens}: it must be from 1 to {MOST_TOKENS}")
     grid = _grid(shape, multiprocessors, max_tile_columns)
     parts = max(1, min(USUAL_PARTS, grid // shape.kv_heads, ceil_div(max_context, GRANULE)))
-    parts = max(parts, ceil_div(max_context, MOST_POSITIONS))
     return Plan(
         *(shape, grid, block, warp, max_tile_columns, max_context, parts, put),
         *(shared_limit, prefill_tokens, trace),

@@ -12,20 +12,18 @@ __all__ = ["SharedMemory"]
 MOST_DEPTH = 8  # stages for each warp: more is far beyond what the memory's latency needs
 BATCH_BYTES = 16 * 1024  # that are fetched together: less, and the feeder is slower than the memory
 IN_FLIGHT = 3  # batches under way: with less bytes the memory is not at its full rate, with more it answers late
+MOST_ATTENDING = 8  # warps that have a part's positions: each one's results stand in shared memory
+MOST_ROWS = 8  # device/attention.py: queries that a warp takes at once
 MBARRIER = 8  # bytes
 LINE = 128  # bytes: regions start on one
 
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """Of a block of so many warps in passes of `tokens` tokens, at most `limit` bytes.
-
-    part_positions: of a part of the context, whose scores attention has here.
-    """
+    """Of a block of so many warps in passes of `tokens` tokens, at most `limit` bytes."""
 
     layout: Layout
     warps: int
-    part_positions: int
     tokens: int
     limit: int
 
@@ -43,17 +41,26 @@ class SharedMemory:
         """Elements of a token's input of a product, the largest."""
         return max(2 * self.low_terms, *(product.columns for product in self.layout.products))
 
+    @property
+    def attending(self) -> int:
+        """Warps of a block that have a part's positions in turn."""
+        return min(self.warps, MOST_ATTENDING)
+
+    @property
+    def attending_rows(self) -> int:
+        """Queries that they attend to together."""
+        return min(self.layout.shape.group * self.tokens, MOST_ROWS)
+
     @cached_property
     def _scratch(self) -> dict[str, int]:
         """Bytes of attention's regions (device/attention.py), each a multiple of LINE."""
         shape = self.layout.shape
         rows = shape.group * self.tokens
         sizes = {
-            "vectors": 4 * rows * shape.head_dim,
             "queries": 2 * rows * shape.head_dim,
-            "scores": 4 * rows * self.part_positions,
-            "weights": 2 * rows * self.part_positions,
-            "totals": 8 * rows,
+            "counts": 4 * rows,
+            "vectors": 4 * self.attending * self.attending_rows * shape.head_dim,
+            "totals": 8 * self.attending * self.attending_rows,
         }
         return {name: round_up(nbytes, LINE) for name, nbytes in sizes.items()}
 
