@@ -35,7 +35,7 @@ from .matvec import multiply, pairs_of, product_of
 from .projections import keep_logits
 from .request import COUNT, FED_FLAG, REASON, REASON_FLAG, RUNNING, STOP, STOP_INTERVAL, Request, has_ended
 from .sample import choose
-from .stream import STATE_FIELDS, Stream, close_stream, end_stream, feed, open_stream
+from .stream import LM_HEAD, STATE_FIELDS, Stream, close_stream, end_stream, feed, open_stream, stages_of
 from .vote import Ballot, agree_to_stop
 from .workers import is_feeder, sync_workers
 
@@ -114,7 +114,8 @@ def next_token(plan, stream, block, comm, ballot, request, record, generated, po
         tiles = min(plan.lm_head_turn, plan.lm_head_tiles - begun)
         first, pairs = pairs_of(begun, plan.lm_head_splits), pairs_of(tiles, plan.lm_head_splits)
         sync_workers(plan)
-        product = product_of(plan, stream, tiles, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
+        stages = stages_of(plan, LM_HEAD) - begun if begun + tiles == plan.lm_head_tiles else tiles
+        product = product_of(plan, stream, stages, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
         multiply(plan, stream, block.x, block.partial, product)
         sync_workers(plan)
         at = generated * plan.vocab

@@ -2,14 +2,16 @@
 
 A token's weights are, for each block, one fixed sequence of tiles: qkv, o, gate_up and down of each layer, then lm_head
 where a next token is wanted. The feeder (workers.py) fetches them in that order, as long as the ring has room: they may
-lie several products, or a token, ahead of what the workers multiply. So the stream never waits for activations. Tile t
-of the sequence belongs to worker warp t % warps and lies in stage t % stages. `plan.batch` stages are fetched together.
+lie several products, or a token, ahead of what the workers multiply. So the stream never waits for activations.
+
+`plan.batch` tiles of a product stand together in memory (shmemtp/product.py) and come by one copy, into as many stages
+of the ring; where a block's tiles of a product are no multiple of that, the last stages stay empty. Stage s of all that
+were ever filled belongs to worker warp s % warps.
 
 `plan.in_flight` batches are under way at a time: what the memory needs to deliver at its full rate (Little's law). More
 of them would only queue up there, and what blocks tell each other would wait behind them: scripts/bench_stream.py.
 
-A tile is four rows by `columns` of bf16. In memory it stands at ((its number in its matrix) * grid + block) tiles, so
-that blocks that run side by side read side by side. Everything here is counted in 32 bits: it is done for each tile.
+Everything here is counted in 32 bits: it is done for each tile.
 """
 
 from collections import namedtuple
@@ -42,12 +44,14 @@ memory, two for each batch of stages: its tiles can be read, it can take others.
 workers need no more. weights: uint16 bf16 in device memory. first_wanted: the number of the first pass that wants a
 next token and so reads lm_head.
 """
-# The state: the stage of the thread's next tile and the parity of its landing. A worker's: the tile's number in its
-# product. The feeder's, of its next tile: its number, how many its product has, its size and place in the weights in
-# UNITs, its product (QKV to LM_HEAD), layer and pass; the first stage of the oldest batch under way, and its parity.
-STAGE, PARITY, TILE, FETCH_TILE, FETCH_TILES, FETCH_SIZE, FETCH_AT, FETCH_PRODUCT, FETCH_LAYER, FETCH_PASS = range(10)
-LANDING, LANDING_PARITY = 10, 11
-STATE_FIELDS = 12
+# The state. A worker's: the stage of its warp's next tile, the parity of its landing, the tile's number in its product.
+# The feeder's: the batch of stages that it fills next, the parity of its landing; its first tile's number, how many its
+# product has, their size in UNITs, where the product begins in the weights in UNITs, the product (QKV to LM_HEAD), its
+# layer and pass; the oldest batch under way, and its parity.
+STAGE, PARITY, TILE = range(3)
+BATCH, _, FETCH_TILE, FETCH_TILES, FETCH_SIZE, FETCH_START, FETCH_PRODUCT, FETCH_LAYER, FETCH_PASS = range(9)
+LANDING, LANDING_PARITY = 9, 10
+STATE_FIELDS = 11
 QKV, O_PROJ, GATE_UP, DOWN, LM_HEAD = range(5)
 TILE_ROWS = 4  # this and the columns, of which a tile has a multiple, are shmemtp/product.py's too
 UNIT = TILE_ROWS * 64  # elements
@@ -72,11 +76,11 @@ def open_stream(plan, stream):
 
 
 @function
-def next_stage(plan, state, stage, parity, step):
-    """`state[stage]`, of parity `state[parity]`, goes `step` stages on, no more than the ring has (thread)."""
-    state[stage] += uint32(step)
-    if state[stage] >= plan.stages:
-        state[stage] -= uint32(plan.stages)
+def advance(state, place, parity, step, count):
+    """`state[place]` of a ring of `count`, at parity `state[parity]`, goes `step` on, no more than the ring has."""
+    state[place] += uint32(step)
+    if state[place] >= count:
+        state[place] -= uint32(count)
         state[parity] ^= uint32(1)
 
 
@@ -112,6 +116,12 @@ def tiles_of(plan, product):
 
 
 @function
+def all_tiles_of(plan, product):
+    """Tiles of a product that each block has room for in memory."""
+    return select(plan, product, plan.qkv_tiles, plan.o_tiles, plan.gate_up_tiles, plan.down_tiles, plan.lm_head_tiles)
+
+
+@function
 def columns_of(plan, product):
     """Columns of a product's tiles."""
     return select(
@@ -122,11 +132,11 @@ def columns_of(plan, product):
 
 @function
 def find_tile(plan, stream):
-    """Carries FETCH_TILE over into the product, layer and pass in which that tile lies (thread)."""
+    """Once a product's tiles are all fetched: finds the next one of which the block has some (thread)."""
     state = stream.state
     product = state[FETCH_PRODUCT]
     while state[FETCH_TILE] >= uint32(tiles_of(plan, product)):
-        state[FETCH_TILE] -= uint32(tiles_of(plan, product))
+        state[FETCH_TILE] = uint32(0)
         product = uint32(product + 1)
         if product == LM_HEAD:
             state[FETCH_LAYER] += uint32(1)
@@ -143,9 +153,7 @@ def find_tile(plan, stream):
     state[FETCH_TILES] = uint32(tiles_of(plan, product))
     state[FETCH_SIZE] = uint32(columns_of(plan, product) * TILE_ROWS // UNIT)
     start = select(plan, product, 0, plan.o_start // UNIT, plan.gate_up_start // UNIT, plan.down_start // UNIT, 0)
-    tile = state[FETCH_TILE] * plan.grid + block_index()
-    layer = state[FETCH_LAYER] * (plan.layer_elements // UNIT)
-    state[FETCH_AT] = uint32(layer + start + tile * state[FETCH_SIZE])
+    state[FETCH_START] = uint32(state[FETCH_LAYER] * (plan.layer_elements // UNIT) + start)
 
 
 @function
@@ -153,13 +161,13 @@ def feed(plan, stream):
     """Fetches tiles until the workers need no more; no copy is under way then (the feeder's warp)."""
     if lane_index() == 0:
         state = stream.state
-        state[STAGE] = uint32(0)
+        state[BATCH] = state[FETCH_TILE] = uint32(0)
         find_tile(plan, stream)
         for _ in range(plan.in_flight):
             fetch_batch(plan, stream)
         needed = True
         while needed:
-            if barrier_test(stream.free, batch_of(plan, state[STAGE]), state[PARITY] ^ uint32(1)):
+            if barrier_test(stream.free, state[BATCH], state[PARITY] ^ uint32(1)):
                 await_landing(plan, stream)
                 fetch_batch(plan, stream)
             else:
@@ -171,50 +179,53 @@ def feed(plan, stream):
 
 
 @function
+def await_landing(plan, stream):
+    """Waits for the oldest batch under way (thread)."""
+    barrier_wait(stream.landed, stream.state[LANDING], stream.state[LANDING_PARITY])
+    advance(stream.state, LANDING, LANDING_PARITY, 1, plan.stages // plan.batch)
+
+
+@function
+def fetch_batch(plan, stream):
+    """Starts the copy of the next batch of tiles into the ring's next stages (thread)."""
+    state = stream.state
+    tile, size, batch = state[FETCH_TILE], state[FETCH_SIZE], state[BATCH]
+    stored = min(uint32(plan.batch), uint32(all_tiles_of(plan, state[FETCH_PRODUCT]) - tile))
+    some = min(uint32(plan.batch), uint32(state[FETCH_TILES] - tile))  # the last block's own may be fewer
+    at = uint32(state[FETCH_START] + (tile * plan.grid + block_index() * stored) * size)
+    nbytes = uint32(some * size * (2 * UNIT))
+    barrier_expect(stream.landed, batch, nbytes)
+    bulk_load(
+        stream.ring, batch * (plan.batch * plan.stage_elements), stream.weights, at * UNIT, nbytes, stream.landed, batch
+    )
+    advance(state, BATCH, PARITY, 1, plan.stages // plan.batch)
+    state[FETCH_TILE] = uint32(tile + plan.batch)
+    if state[FETCH_TILE] >= state[FETCH_TILES]:
+        find_tile(plan, stream)
+
+
+@function
 def batch_of(plan, stage):
     return uint32(stage // uint32(plan.batch))
 
 
 @function
-def await_landing(plan, stream):
-    """Waits for the oldest batch under way (thread)."""
-    state = stream.state
-    barrier_wait(stream.landed, batch_of(plan, state[LANDING]), state[LANDING_PARITY])
-    next_stage(plan, state, LANDING, LANDING_PARITY, plan.batch)
+def stages_of(plan, product):
+    """How many stages a block's tiles of a product take: whole batches (thread)."""
+    return uint32(uint32(tiles_of(plan, product) + (plan.batch - 1)) // uint32(plan.batch) * uint32(plan.batch))
 
 
 @function
-def fetch_batch(plan, stream):
-    """Starts the copies of the next tiles into the ring's next stages (thread)."""
-    batch, nbytes = batch_of(plan, stream.state[STAGE]), uint32(0)
-    for _ in range(plan.batch):
-        nbytes += fetch(plan, stream, batch)
-        next_stage(plan, stream.state, STAGE, PARITY, 1)
-    barrier_expect(stream.landed, batch, nbytes)
-
-
-@function
-def fetch(plan, stream, batch):
-    """Starts the copy of the next tile (thread); returns its bytes."""
-    state = stream.state
-    size, at = state[FETCH_SIZE], state[FETCH_AT]
-    nbytes = uint32(size * (2 * UNIT))
-    bulk_load(stream.ring, state[STAGE] * plan.stage_elements, stream.weights, at * UNIT, nbytes, stream.landed, batch)
-    state[FETCH_TILE] += uint32(1)
-    state[FETCH_AT] = uint32(at + size * plan.grid)
-    if state[FETCH_TILE] >= state[FETCH_TILES]:
-        find_tile(plan, stream)
-    return nbytes
-
-
-@function
-def wait_tile(plan, stream):
-    """Waits for the warp's next tile (worker's warp); returns where it starts in the ring, in elements.
+def wait_tile(plan, stream, columns):
+    """Waits for the warp's next tile, of so many columns; returns where it starts in the ring (worker's warp).
 
     The copy engine depends on no other PE or block: this is the one wait without a limit.
     """
-    barrier_wait(stream.landed, batch_of(plan, stream.state[STAGE]), stream.state[PARITY])
-    return stream.state[STAGE] * plan.stage_elements
+    stage = stream.state[STAGE]
+    batch = batch_of(plan, stage)
+    barrier_wait(stream.landed, batch, stream.state[PARITY])
+    number = uint32(stage - batch * plan.batch)
+    return uint32(batch * (plan.batch * plan.stage_elements) + number * columns * TILE_ROWS)
 
 
 @function
@@ -223,7 +234,7 @@ def release_tile(plan, stream):
     sync_warp()
     if lane_index() == 0:
         barrier_arrive(stream.free, batch_of(plan, stream.state[STAGE]))
-    next_stage(plan, stream.state, STAGE, PARITY, plan.warps)
+    advance(stream.state, STAGE, PARITY, plan.warps, plan.stages)
     stream.state[TILE] += uint32(plan.warps)
 
 

@@ -1,12 +1,13 @@
 """A matrix-vector product of the weight stream: how its matrix is cut into tiles and laid in memory.
 
 The matrix's rows are taken in pairs, `pairs_per_block` to a block in order: pair j is block j // pairs_per_block's. A
-tile is TILE_ROWS rows, two pairs, of `tile_columns` columns; rows are cut into `splits` tiles, and memory holds tile
-after tile in the order in which the blocks read them, all blocks side by side:
+tile is TILE_ROWS rows, two pairs, of `tile_columns` columns; rows are cut into `splits` tiles, and a block reads tile
+after tile: t = local pair // 2 * splits + split. It fetches `batch` of them together, so they stand together in memory,
+and the blocks' batches side by side:
 
-    [pairs_per_block / 2][splits][grid][TILE_ROWS][tile_columns]        bf16 bits, zeros where the matrix ends
+    [tiles_per_block / batch][grid][batch][TILE_ROWS][tile_columns]        bf16 bits, zeros where the matrix ends
 
-so tile t = local pair // 2 * splits + split of block b starts at element (t * grid + b) * tile_elements.
+Where `batch` does not divide a block's tiles, the rest of each, a smaller batch, follows in the same way.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 TILE_ROWS = 4  # what one instruction of the tensor cores multiplies: four rows, COLUMNS columns
 COLUMNS = 64
+MOST_BATCH, BATCH_BYTES = 4, 16 * 1024  # tiles that are fetched together, and their bytes: what one copy should bring
 
 __all__ = ["COLUMNS", "TILE_ROWS", "Product", "ceil_div", "pack", "product", "round_up", "unpack"]
 
@@ -38,6 +40,7 @@ class Product:
     splits: int
     tile_columns: int
     grid: int
+    batch: int = 1
 
     @property
     def pairs_per_block(self) -> int:
@@ -62,17 +65,27 @@ class Product:
         """What the matrix takes in memory, padding included."""
         return self.tiles_per_block * self.grid * self.tile_elements
 
+    def tile(self, flat: np.ndarray, t: int) -> np.ndarray:
+        """Tile `t` of each block: [grid, 2, 2, tile_columns], a view of the matrix in memory."""
+        first = t // self.batch * self.batch
+        together = min(self.batch, self.tiles_per_block - first)
+        size = self.grid * self.tile_elements
+        batches = flat[first * size : (first + together) * size]
+        return batches.reshape(self.grid, together, 2, 2, self.tile_columns)[:, t - first]
+
 
 def product(pairs: int, columns: int, grid: int, max_tile_columns: int) -> Product:
     """Cut a matrix of `pairs` row pairs and `columns` columns for `grid` blocks: the fewest splits, of equal width.
 
-    A tile's columns are a multiple of COLUMNS, so `max_tile_columns` must be.
+    A tile's columns are a multiple of COLUMNS, so `max_tile_columns` must be. The batch depends on that alone, so that
+    it is the same for all matrices of a stream.
     """
     if max_tile_columns < COLUMNS or max_tile_columns % COLUMNS:
         raise ValueError(f"max_tile_columns must be a multiple of {COLUMNS}, not {max_tile_columns}")
     splits = ceil_div(columns, max_tile_columns)
     tile_columns = round_up(ceil_div(columns, splits), COLUMNS)
-    return Product(pairs, splits * tile_columns, splits, tile_columns, grid)
+    batch = max(1, min(MOST_BATCH, BATCH_BYTES // (2 * TILE_ROWS * max_tile_columns)))
+    return Product(pairs, splits * tile_columns, splits, tile_columns, grid, batch)
 
 
 def pack(matrix: np.ndarray, product: Product) -> np.ndarray:
@@ -90,21 +103,30 @@ def pack(matrix: np.ndarray, product: Product) -> np.ndarray:
     pairs, rows, width = matrix.shape
     if pairs != product.pairs or rows != 2 or width > product.columns:
         raise ValueError(f"a matrix of shape {list(matrix.shape)} does not fit {product}")
-    each = product.pairs_per_block
-    tiles = np.zeros((each // 2, product.splits, product.grid, 2, 2, product.tile_columns), np.uint16)
+    each, splits = product.pairs_per_block, product.splits
     full = pairs // each  # blocks whose share is all real
-    for split in range(product.splits):
-        columns = matrix[:, :, split * product.tile_columns : (split + 1) * product.tile_columns]
-        width = columns.shape[2]
-        shares = columns[: full * each].reshape(full, each // 2, 2, 2, width)
-        tiles[:, split, :full, :, :, :width] = shares.transpose(1, 0, 2, 3, 4)
-        for local, pair in enumerate(range(full * each, pairs)):
-            tiles[local // 2, split, full, local % 2, :, :width] = columns[pair]
-    return tiles.reshape(-1)
+    flat = np.zeros(product.elements, np.uint16)
+    shares = matrix[: full * each].reshape(full, each // 2, 2, 2, width)
+    for t in range(product.tiles_per_block):
+        tile, columns = product.tile(flat, t), _columns(product, t)
+        some = shares[:, t // splits, :, :, columns]
+        tile[:full, :, :, : some.shape[-1]] = some
+        rest = matrix[full * each :][t // splits * 2 :][:2, :, columns]
+        if len(rest):
+            tile[full, : len(rest), :, : rest.shape[-1]] = rest
+    return flat
 
 
 def unpack(flat: np.ndarray, product: Product) -> np.ndarray:
     """The inverse of `pack`: uint16 [product.pairs, 2, product.columns], the padded columns with it."""
-    tiles = flat.reshape(product.pairs_per_block // 2, product.splits, product.grid, 2, 2, product.tile_columns)
-    pairs = tiles.transpose(2, 0, 3, 4, 1, 5).reshape(-1, 2, product.columns)
-    return pairs[: product.pairs]
+    each = product.pairs_per_block
+    pairs = np.empty((product.grid, each // 2, 2, 2, product.columns), np.uint16)
+    for t in range(product.tiles_per_block):
+        pairs[:, t // product.splits, :, :, _columns(product, t)] = product.tile(flat, t)
+    return pairs.reshape(-1, 2, product.columns)[: product.pairs]
+
+
+def _columns(product: Product, t: int) -> slice:
+    """Those of tile `t`."""
+    first = t % product.splits * product.tile_columns
+    return slice(first, first + product.tile_columns)

@@ -10,7 +10,6 @@ from .product import TILE_ROWS, ceil_div, round_up
 __all__ = ["SharedMemory"]
 
 MOST_DEPTH = 8  # stages for each warp: more is far beyond what the memory's latency needs
-BATCH_BYTES = 16 * 1024  # that are fetched together: less, and the feeder is slower than the memory
 IN_FLIGHT = 3  # batches under way: with less bytes the memory is not at its full rate, with more it answers late
 MOST_ATTENDING = 8  # warps that have a part's positions: each one's results stand in shared memory
 MOST_ROWS = 8  # device/attention.py: queries that a warp takes at once
@@ -77,7 +76,7 @@ class SharedMemory:
             "keys": 8 * self.warps,
             "numbers": 4 * (self.warps + 4),
             "x": max(2 * tokens * self.x_stride, sum(self._scratch.values())),
-            "partial": 4 * TILE_ROWS * tiles * tokens,
+            "partial": 4 * TILE_ROWS * (tiles + self.batch - 1) * tokens,
             "logits": 8 * lm_head.pairs_per_block if tokens == 1 else 0,
             "residual": 8 * self.layout.o.pairs_per_block * tokens,
             "sums": 4 * self.warps * tokens,
@@ -88,7 +87,7 @@ class SharedMemory:
     def lm_head_turn(self) -> int:
         """Tiles of lm_head multiplied before their sums become logits: whole rows, as `partial` has room for."""
         row = self.layout.lm_head.splits
-        return self.sizes["partial"] // (4 * TILE_ROWS * row) * row
+        return (self.sizes["partial"] // (4 * TILE_ROWS) - self.batch + 1) // row * row
 
     @property
     def stage_elements(self) -> int:
@@ -100,8 +99,8 @@ class SharedMemory:
 
     @property
     def batch(self) -> int:
-        """Stages that are fetched together: half of the ring at most, where a block is a thread."""
-        return max(1, min(MOST_DEPTH // 2, BATCH_BYTES // (2 * self.stage_elements)))
+        """Stages that are fetched together."""
+        return self.layout.qkv.batch
 
     @property
     def _batch_bytes(self) -> int:
@@ -113,8 +112,8 @@ class SharedMemory:
 
     @property
     def _least_batches(self) -> int:
-        """Room for a tile of each warp."""
-        return ceil_div(self.warps, self.batch)
+        """Room for a tile of each warp, and for what is fetched meanwhile."""
+        return max(2, ceil_div(self.warps, self.batch))
 
     @property
     def fits(self) -> bool:

@@ -14,7 +14,7 @@ def test_shape_of_llama_70b_on_8_pes():
     assert (shape.hidden, shape.heads, shape.kv_heads, shape.group) == (8192, 8, 1, 8)
     assert (shape.intermediate, shape.vocab, shape.total_vocab, shape.qkv_rows) == (3584, 16032, 128256, 1280)
     layout = Layout(shape, 128, 2048)
-    assert layout.down == Product(pairs=4096, columns=3584, splits=2, tile_columns=1792, grid=128)
+    assert layout.down == Product(pairs=4096, columns=3584, splits=2, tile_columns=1792, grid=128, batch=1)
     true = 80 * (1280 * 8192 + 8192 * 1024 + 3 * 3584 * 8192) + 16032 * 8192
     assert 1 <= layout.elements / true < 1.05
 
@@ -46,9 +46,9 @@ def test_no_block_has_so_many_threads(block):
 
 def test_product_takes_the_fewest_equal_splits():
     cut = product(pairs=10, columns=700, grid=4, max_tile_columns=320)
-    assert cut == Product(pairs=10, columns=768, splits=3, tile_columns=256, grid=4)
+    assert cut == Product(pairs=10, columns=768, splits=3, tile_columns=256, grid=4, batch=4)
     assert (cut.pairs_per_block, cut.tiles_per_block, cut.tile_elements, cut.elements) == (4, 6, 1024, 24576)
-    assert product(10, 700, 4, 704) == Product(10, 704, 1, 704, 4)
+    assert product(10, 700, 4, 704) == Product(10, 704, 1, 704, 4, 2)
     for wrong in (0, 8, 100):
         with pytest.raises(ValueError, match="multiple of 64"):
             product(10, 100, 4, wrong)
@@ -56,7 +56,7 @@ def test_product_takes_the_fewest_equal_splits():
 
 @pytest.mark.parametrize("pairs", [1, 3, 8, 13])
 @pytest.mark.parametrize("columns", [8, 72, 197])
-@pytest.mark.parametrize(("grid", "max_tile_columns"), [(1, 64), (4, 64), (5, 192), (16, 128)])
+@pytest.mark.parametrize(("grid", "max_tile_columns"), [(1, 64), (4, 64), (5, 192), (16, 128), (2, 704)])
 def test_pack(pairs, columns, grid, max_tile_columns):
     cut = product(pairs, columns, grid, max_tile_columns)
     assert cut.pairs_per_block % 2 == 0 and cut.pairs_per_block * grid >= pairs
@@ -68,7 +68,10 @@ def test_pack(pairs, columns, grid, max_tile_columns):
     for pair in range(len(padded)):
         for split in range(cut.splits):
             block, local = divmod(pair, cut.pairs_per_block)
-            start = ((local // 2 * cut.splits + split) * grid + block) * cut.tile_elements
+            t = local // 2 * cut.splits + split
+            first = t // cut.batch * cut.batch
+            together = min(cut.batch, cut.tiles_per_block - first)
+            start = (first * grid + block * together + t - first) * cut.tile_elements
             tile = flat[start : start + cut.tile_elements].reshape(2, 2, cut.tile_columns)
             at = slice(split * cut.tile_columns, (split + 1) * cut.tile_columns)
             np.testing.assert_array_equal(tile[local % 2], padded[pair, :, at])
