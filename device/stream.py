@@ -223,6 +223,9 @@ def wait_tile(plan, stream, columns):
     """
     stage = stream.state[STAGE]
     batch = batch_of(plan, stage)
+    # What lay there before must have landed too, or the wait for this landing would take it for that one: a ring of
+    # few stages has come round to a batch when another one, fetched later, has landed. Only then is it released.
+    barrier_wait(stream.free, batch, stream.state[PARITY] ^ uint32(1))
     barrier_wait(stream.landed, batch, stream.state[PARITY])
     number = uint32(stage - batch * plan.batch)
     return uint32(batch * (plan.batch * plan.stage_elements) + number * columns * TILE_ROWS)
