@@ -8,6 +8,7 @@ from .all_to_all import all_to_all_block, all_to_all_grid, all_to_all_v_block, a
 from .backend import (
     NAME,
     Constants,
+    anew,
     as_bits,
     as_float32,
     atomic_add,

@@ -30,12 +30,14 @@ from .backend import (
     uint64,
 )
 from .communicator import limits_of
+from .feeder import feed
 from .layer import Resident, begin_token, decode_layer, open_block
 from .matvec import multiply, pairs_of, product_of
 from .projections import keep_logits
 from .request import COUNT, FED_FLAG, REASON, REASON_FLAG, RUNNING, STOP, STOP_INTERVAL, Request, has_ended
 from .sample import choose
-from .stream import LM_HEAD, STATE_FIELDS, Stream, close_stream, end_stream, feed, open_stream, stages_of
+from .sequence import LM_HEAD, stages_of
+from .stream import STATE_FIELDS, Stream, close_stream, end_stream, open_stream
 from .vote import Ballot, agree_to_stop
 from .workers import is_feeder, sync_workers
 
@@ -47,16 +49,14 @@ STEP_EPOCH, VOTE_EPOCH = 0, 1  # epochs: the next layer's and the next vote's nu
 
 
 @function
-def open_weights(plan, weights, first_wanted, state):
-    """The weight stream: see Stream (all threads of the block). state: `local`, the caller's own."""
+def open_ring(plan, state):
+    """The weight stream's: see Stream (all threads of the block). state: `local`, the caller's own."""
     stream = Stream(
         state,
         shared(plan.shared_ring, plan.stages * plan.stage_elements, uint16),
         shared(plan.shared_landed, plan.stages // plan.batch, uint64),
         shared(plan.shared_free, plan.stages // plan.batch, uint64),
         shared(plan.shared_closed, 1, uint64),
-        weights,
-        first_wanted,
     )
     open_stream(plan, stream)
     return stream
@@ -134,17 +134,17 @@ def generate(plan, stream, block, comm, channels, resident, cache, ballot, reque
     """
     limits = limits_of(comm)
     step, epoch = epochs
-    fed = uint32(fed)
     token, reason = request.prompt[fed], int64(RUNNING)
+    position = uint32(request.start + fed)
     while reason == RUNNING:
-        position = request.start + fed
         stop = wish_of_host(comm, host)
         begin_token(plan, resident, block, token, 0, position)
         for layer in range(plan.layers):
-            decode_layer(plan, stream, block, comm, resident, cache, channels, layer, uint32(position), step, limits)
+            decode_layer(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits)
             step += 1
         wish = False
-        generated = fed + 1 - request.prompt_count  # before this pass, once it is not below 0
+        fed = position - request.start + 1  # this pass's token too
+        generated = fed - request.prompt_count  # before this pass, once it is not below 0
         if generated >= 0:
             token, wish, epoch = next_token(
                 plan, stream, block, comm, ballot, request, host.record, generated, position, epoch, stop, limits
@@ -154,11 +154,11 @@ def generate(plan, stream, block, comm, channels, resident, cache, ballot, reque
                 store_relaxed(host.times, generated, clock())
                 store_release(host.progress, COUNT, generated + 1)
         else:
-            token = request.prompt[fed + 1]
-            if fed % STOP_INTERVAL == STOP_INTERVAL - 1:
+            token = request.prompt[fed]
+            if fed % STOP_INTERVAL == 0:
                 wish = agree_to_stop(plan, comm, ballot, epoch, stop, limits)
                 epoch += 1
-        fed = uint32(fed + 1)
+        position = uint32(position + 1)
         reason = has_ended(plan, request, block, generated + 1, token, wish, limits)
     return step, epoch
 
@@ -220,9 +220,9 @@ def decode(
     fed, reason, carried = int64(0), int64(RUNNING), (epochs[STEP_EPOCH], epochs[VOTE_EPOCH])
     if prefill_plan.tokens > 1 and prompt_count > prefill_plan.tokens:
         block = open_block(prefill_plan, trace)
-        stream = open_weights(prefill_plan, weights, prompt_count, local(STATE_FIELDS, uint32))
+        stream = open_ring(prefill_plan, local(STATE_FIELDS, uint32))
         if is_feeder(prefill_plan):
-            feed(prefill_plan, stream)
+            feed(prefill_plan, stream, weights, prompt_count)
         else:
             carried = prefill(
                 *(prefill_plan, stream, block, prefill_comm, prefill_channels),
@@ -233,9 +233,9 @@ def decode(
         fed, reason = block.flags[FED_FLAG], block.flags[REASON_FLAG]
     if reason == RUNNING:
         block = open_block(plan, trace)
-        stream = open_weights(plan, weights, prompt_count - 1 - fed, local(STATE_FIELDS, uint32))
+        stream = open_ring(plan, local(STATE_FIELDS, uint32))
         if is_feeder(plan):
-            feed(plan, stream)
+            feed(plan, stream, weights, prompt_count - 1 - fed)
         else:
             carried = generate(
                 *(plan, stream, block, comm, channels, resident, cache, ballot, request, host, fed, carried)

@@ -4,6 +4,7 @@ from collections import namedtuple
 
 from .attention import Scratch, attend, prefetch_cache
 from .backend import (
+    anew,
     barrier_fence,
     block_index,
     float32,
@@ -84,6 +85,7 @@ def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, po
     Attention and MLP have one shape: a column-parallel product, what its rows become, a row-parallel product, and its
     sum over the PEs. They are one loop so that they share their code: a layer's must fit the instruction cache.
     """
+    position = anew(position)  # what attention makes of it takes registers, and is soon made again
     for half in range(2):
         attention = half == 0
         sync_workers(plan)

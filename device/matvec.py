@@ -3,7 +3,8 @@
 from collections import namedtuple
 
 from .backend import float32, function, multiply_rows, uint32
-from .stream import DOWN, GATE_UP, O_PROJ, QKV, TILE, TILE_ROWS, release_tile, stages_of, wait_tile
+from .sequence import DOWN, GATE_UP, O_PROJ, QKV, TILE_ROWS, stages_of
+from .stream import TILE, release_tile, wait_tile
 
 Product = namedtuple("Product", "stages splits columns low start step")
 Product.__doc__ = """A matrix in the stream, uint32: the stages that a block's tiles take, the tiles of a row, a tile's

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from .model import Layout, ModelShape
 from .product import ceil_div, round_up
-from .shared_memory import SharedMemory
+from .shared_memory import AHEAD, AHEAD_CYCLES, SharedMemory
 
 __all__ = ["GRANULE", "Plan"]
 
@@ -159,6 +159,9 @@ class Plan:
             stages=memory.stages,
             batch=memory.batch,
             in_flight=memory.in_flight,
+            short_ring=memory.short_ring,
+            ahead=AHEAD,
+            ahead_cycles=AHEAD_CYCLES,
             stage_elements=memory.stage_elements,
             parts=self.parts,
             units=shape.kv_heads * self.parts,

@@ -11,6 +11,7 @@ __all__ = ["SharedMemory"]
 
 MOST_DEPTH = 8  # stages for each warp: more is far beyond what the memory's latency needs
 IN_FLIGHT = 3  # batches under way: with less bytes the memory is not at its full rate, with more it answers late
+AHEAD, AHEAD_CYCLES = 8, 900  # batches asked into the L2 behind a full ring, and how often one is
 MOST_ATTENDING = 8  # warps that have a part's positions: each one's results stand in shared memory
 MOST_ROWS = 8  # device/attention.py: queries that a warp takes at once
 MBARRIER = 8  # bytes
@@ -133,6 +134,14 @@ class SharedMemory:
     def in_flight(self) -> int:
         """Batches that are under way at the same time."""
         return min(IN_FLIGHT, self._batches)
+
+    @property
+    def short_ring(self) -> bool:
+        """Whether a warp may come to a batch of stages while what it held last is still under way.
+
+        The tile that the warp had before was fetched after all but `in_flight` batches before it had landed.
+        """
+        return (self.stages - self.warps) // self.batch < self.in_flight
 
     @cached_property
     def offsets(self) -> dict[str, int]:

@@ -1,0 +1,81 @@
+"""The feeder: one thread that keeps the weight stream's ring full, and asks the L2 for what comes next while it is.
+
+`plan.in_flight` batches are under way at a time: what the memory needs to deliver at its full rate (Little's law). More
+of them would only queue up there, and what blocks tell each other would wait behind them: scripts/bench_stream.py.
+
+While the workers wait for each other and the ring is full, the memory would stand still. So up to `plan.ahead` batches
+behind the ring's are brought into the L2, one every `plan.ahead_cycles`: a little slower than the memory delivers.
+"""
+
+from .backend import (
+    barrier_expect,
+    barrier_test,
+    barrier_wait,
+    bulk_load,
+    cycles,
+    function,
+    lane_index,
+    local,
+    pause,
+    prefetch,
+    sync_warp,
+    uint32,
+)
+from .sequence import CURSOR_FIELDS, copy_cursor, next_batch, open_cursor
+from .stream import advance
+
+# Places in the ring, in batches of stages: the one that is filled next and the one that lands next, with the parities
+# of their landing.
+FILLED, FILLED_PARITY, LANDING, LANDING_PARITY = range(4)
+PLACES = 4
+
+
+@function
+def feed(plan, stream, weights, first_wanted):
+    """Fetches tiles until the workers need no more; no copy is under way then (the feeder's warp).
+
+    weights: uint16 bf16 in device memory. first_wanted: see sequence.py.
+    """
+    if lane_index() == 0:
+        places, cursor, far = local(PLACES, uint32), local(CURSOR_FIELDS, uint32), local(CURSOR_FIELDS, uint32)
+        for place in range(PLACES):
+            places[place] = uint32(0)
+        open_cursor(plan, cursor, first_wanted)
+        for _ in range(plan.in_flight):
+            _fetch(plan, stream, weights, places, cursor, first_wanted)
+        needed, lead, since = True, 0, cycles()  # lead: how many batches `far` is ahead of `cursor`
+        while needed:
+            if barrier_test(stream.free, places[FILLED], places[FILLED_PARITY] ^ uint32(1)):
+                _await_landing(plan, stream, places)
+                _fetch(plan, stream, weights, places, cursor, first_wanted)
+                lead, since = max(lead - 1, 0), cycles()
+            elif lead < plan.ahead and cycles() - since >= plan.ahead_cycles:
+                if lead == 0:
+                    copy_cursor(cursor, far)
+                at, nbytes = next_batch(plan, far, first_wanted)
+                prefetch(weights, at, nbytes)
+                lead, since = lead + 1, cycles()
+            else:
+                needed = not barrier_test(stream.closed, 0, 0)
+                pause(0)
+        for _ in range(plan.in_flight):
+            _await_landing(plan, stream, places)
+    sync_warp()
+
+
+@function
+def _await_landing(plan, stream, places):
+    """Waits for the oldest batch under way (thread)."""
+    barrier_wait(stream.landed, places[LANDING], places[LANDING_PARITY])
+    advance(places, LANDING, LANDING_PARITY, 1, plan.stages // plan.batch)
+
+
+@function
+def _fetch(plan, stream, weights, places, cursor, first_wanted):
+    """Starts the copy of the next batch of tiles into the ring's next stages (thread)."""
+    at, nbytes = next_batch(plan, cursor, first_wanted)
+    batch = places[FILLED]
+    barrier_expect(stream.landed, batch, nbytes)
+    to = batch * (plan.batch * plan.stage_elements)
+    bulk_load(stream.ring, to, weights, at, nbytes, stream.landed, batch)
+    advance(places, FILLED, FILLED_PARITY, 1, plan.stages // plan.batch)
