@@ -10,7 +10,6 @@ prompt is fed several at a time, by passes with a plan of their own. A token's s
 
 from collections import namedtuple
 
-from .attention import Cache
 from .backend import (
     block_index,
     clock,
@@ -29,6 +28,7 @@ from .backend import (
     uint32,
     uint64,
 )
+from .cache import Cache
 from .communicator import limits_of
 from .feeder import feed
 from .layer import Resident, begin_token, decode_layer, open_block
@@ -202,7 +202,7 @@ def decode(
 
     channels: uint32, what this PE's blocks tell each other (`plan.channel_*`). Passes with `prefill_plan` have a
     communicator and channels of their own, whose slots no other passes use. weights to biases, and rope: see Resident.
-    head_norms: float32 [layers, 2, head_dim], of queries and keys. keys, values: see attention.Cache. votes and what
+    head_norms: float32 [layers, 2, head_dim], of queries and keys. keys, values: see cache.Cache. votes and what
     belongs to them: see Ballot. prompt to seed: see Request. control to times, record, trace: see Host. epochs: int64
     [2], carried on.
     """

@@ -2,7 +2,7 @@
 
 from collections import namedtuple
 
-from .attention import Scratch, attend, prefetch_cache
+from .attention import Scratch, attend
 from .backend import (
     anew,
     barrier_fence,
@@ -16,6 +16,7 @@ from .backend import (
     uint16,
     uint32,
 )
+from .cache import prefetch_cache
 from .matvec import column_parallel, multiply, row_parallel
 from .merge import merge_parts
 from .norm import embed, prefetch_norms, receive_hidden, start_residual

@@ -16,6 +16,7 @@ __all__ = ["BUILT_IN", "ModelConfig", "RopeScaling", "load_config", "rope_table"
 Json = dict[str, Any]
 
 _QWEN = {"num_key_value_heads": 32, "max_position_embeddings": 32768}
+MOST_HEAD_DIM = 256  # a warp of attention has a granule of keys in its registers
 _LLAMA_TOKENS = {"bos_token_id": 1, "eos_token_id": 2}
 _MISTRAL = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
 # The architectures supported, each with what transformers assumes where config.json leaves a key out.
@@ -137,6 +138,8 @@ def _parse(raw: Json, where: str, folder: Path | None) -> ModelConfig:
     head_dim = _positive(raw, where, "head_dim", hidden // heads)
     if head_dim % 8:
         raise CheckpointError(f"{where}: head_dim {head_dim} is not a multiple of 8, which is not supported")
+    if head_dim > MOST_HEAD_DIM:
+        raise CheckpointError(f"{where}: head_dim {head_dim} is more than {MOST_HEAD_DIM}, which is not supported")
     layers = _positive(raw, where, "num_hidden_layers")
     max_position = _positive(raw, where, "max_position_embeddings")
     theta, scaling = _rope(raw, where, max_position)

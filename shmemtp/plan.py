@@ -12,7 +12,7 @@ from .shared_memory import AHEAD, AHEAD_CYCLES, SharedMemory
 
 __all__ = ["GRANULE", "Plan"]
 
-GRANULE = 16  # device/attention.py: positions that lie together in the cache
+GRANULE = 16  # device/cache.py: positions that lie together in the cache
 MOST_TOGETHER = 4  # device/norm.py's and merge.py's: tokens that a thread receives together
 MOST_BATCH = 4  # device/packets.py and norm.py: packets of one token that it receives together
 

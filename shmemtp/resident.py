@@ -18,7 +18,7 @@ class ResidentModel:
 
     weights: uint16 bf16, the stream of `plan.layout`. embedding: uint32 bf16 pairs [total_vocab, hidden / 2]. norms,
     biases, head_norms, rope: float32 (see device/decode.py). keys, values: uint16 bf16, the KV cache
-    (device/attention.py).
+    (device/cache.py).
     """
 
     def __init__(self, device, config: ModelConfig, plan: Plan, rank: int, dummy: bool):

@@ -13,7 +13,7 @@ MOST_DEPTH = 8  # stages for each warp: more is far beyond what the memory's lat
 IN_FLIGHT = 3  # batches under way: with less bytes the memory is not at its full rate, with more it answers late
 AHEAD, AHEAD_CYCLES = 8, 900  # batches asked into the L2 behind a full ring, and how often one is
 MOST_ATTENDING = 8  # warps that have a part's positions: each one's results stand in shared memory
-MOST_ROWS = 8  # device/attention.py: queries that a warp takes at once
+MOST_QUERIES = 8  # device/attention.py: that a warp takes at once
 MBARRIER = 8  # bytes
 LINE = 128  # bytes: regions start on one
 
@@ -49,7 +49,7 @@ class SharedMemory:
     @property
     def attending_rows(self) -> int:
         """Queries that they attend to together."""
-        return min(self.layout.shape.group * self.tokens, MOST_ROWS)
+        return min(self.layout.shape.group * self.tokens, MOST_QUERIES)
 
     @cached_property
     def _scratch(self) -> dict[str, int]:

@@ -156,6 +156,7 @@ def test_rope_is_that_of_transformers(tmp_path, scaling, head_dim, theta):
         ({"mlp_bias": True}, "mlp_bias"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantized weights (gptq)"),
         ({"head_dim": 12}, "head_dim 12 is not a multiple of 8"),
+        ({"head_dim": 264}, "head_dim 264 is more than 256"),
         ({"num_key_value_heads": 5}, "12 attention heads are not a multiple of 5 KV heads"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type yarn is not supported"),
         ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope type linear is not supported"),

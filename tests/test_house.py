@@ -16,6 +16,7 @@ ROOMS = (
     ("device.backend",),
     (
         "device.bfloat16",
+        "device.cache",
         "device.dummy",
         "device.philox",
         "device.sequence",
@@ -126,6 +127,12 @@ def test_backends_do_not_know_each_other(name):
 @pytest.mark.parametrize("name", [n for n in MODULES if not n.startswith("device.backend")])
 def test_hardware_stays_behind_the_backend(name):
     assert not {n.split(".")[0] for n in imported(name)} & HARDWARE
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if "device.workers" in ours(n) and n != "device.layer"])
+def test_workers_meet_without_the_feeder(name):
+    """In a pass `sync_block` would wait for the feeder, for ever; device/layer.py opens a block with it, before one."""
+    assert "sync_block" not in MODULES[name].read_text()
 
 
 def test_no_import_cycles():

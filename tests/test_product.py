@@ -37,6 +37,27 @@ def test_an_h200_has_room_for_so_many_stages_of_the_ring(name, tp, stages):
     assert (plan.memory.stages, plan.memory.batch, plan.memory.in_flight) == (stages, 4, 3)
 
 
+@pytest.mark.parametrize(("name", "tp"), [("llama-3.1-8b", 1), ("llama-3.1-8b", 8), ("tiny", 1)])
+@pytest.mark.parametrize("block", [32, 128, 480])
+@pytest.mark.parametrize("kilobytes", [64, 96, 128, 160, 227])
+def test_a_ring_that_is_not_short_has_landed_before_it_comes_round(name, tp, block, kilobytes):
+    """A tile in a stage, and what lay there before: when a warp waits for one, the other must have landed.
+
+    The warp had the tile `warps` before it; that was fetched once all but `in_flight` batches before had landed.
+    """
+    plan = make_plan(model_shape(load_config(name), tp), 64, 132, kilobytes << 10, block, 32)
+    memory = plan.memory
+    if memory.fits and not memory.short_ring:
+        for tile in range(memory.stages, 8 * memory.stages):
+            had, before = tile - plan.warps, tile - memory.stages
+            assert before // memory.batch <= had // memory.batch - memory.in_flight
+
+
+def test_a_prompts_ring_is_short():
+    plan = make_plan(model_shape(load_config("llama-3.1-8b"), 2), 4096, 132, 227 << 10, 480, 32, prefill_tokens=8)
+    assert plan.prefill.memory.short_ring and not plan.memory.short_ring
+
+
 @pytest.mark.parametrize("block", [0, 1000, 1024])
 def test_no_block_has_so_many_threads(block):
     """The warp that feeds a block's threads counts too, and there are only whole warps."""

@@ -8,6 +8,7 @@ import pytest
 
 from shmemtp.device import (
     Constants,
+    anew,
     bfloat16_pair,
     block_size,
     float16_bits,
@@ -31,6 +32,19 @@ def on_device(device, values):
     array = device.array(values.size, values.dtype)
     array.fill(values)
     return array
+
+
+@kernel
+def copy_anew(source, target, count):
+    for i in range(thread_index(), count, block_size()):
+        target[i] = anew(source[i])
+
+
+def test_anew_changes_nothing(device, run):
+    values = np.random.default_rng(3).integers(0, 1 << 32, 100, np.uint32)
+    target = device.array(values.size, np.uint32)
+    run(copy_anew, (1, BLOCK, BLOCK), on_device(device, values), target, values.size)
+    np.testing.assert_array_equal(target.numpy(), values)
 
 
 @kernel

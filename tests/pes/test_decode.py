@@ -7,8 +7,8 @@ from decoding import PROMPT, assert_close, bits, checkpoint, decode, launch_opti
 from reference import Reference
 
 from shmemtp.config import load_config
-from shmemtp.device.attention import GRANULE
 from shmemtp.device.backend import NAME
+from shmemtp.device.cache import GRANULE
 
 COUNT = 12
 MODELS = {

@@ -7,8 +7,8 @@ import pytest
 from decoding import PROMPT, bits, checkpoint, decode, launch_options, logits_of, model
 
 import shmemtp
-from shmemtp.device.attention import GRANULE
 from shmemtp.device.backend import NAME
+from shmemtp.device.cache import GRANULE
 from shmemtp.errors import InputError
 
 STEPS = 3

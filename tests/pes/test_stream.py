@@ -7,7 +7,7 @@ from decoding import checkpoint
 from shmemtp import plan as host
 from shmemtp import planner, product
 from shmemtp.config import load_config
-from shmemtp.device import Constants, attention, block_index, kernel, merge, norm, packets, sequence, thread_index
+from shmemtp.device import Constants, block_index, cache, kernel, merge, norm, packets, sequence, thread_index
 from shmemtp.device.sequence import LM_HEAD, tiles_of
 from shmemtp.model import model_shape
 from shmemtp.planner import make_plan
@@ -15,10 +15,10 @@ from shmemtp.planner import make_plan
 
 def test_host_and_kernels_have_the_same_numbers():
     """Kernels' private arrays are as large as the most that a plan may ask for."""
-    assert (host.GRANULE, product.TILE_ROWS) == (attention.GRANULE, sequence.TILE_ROWS)
+    assert (host.GRANULE, product.TILE_ROWS) == (cache.GRANULE, sequence.TILE_ROWS)
     assert host.MOST_TOGETHER == norm.MOST_TOKENS == merge.MOST_TOGETHER
     assert (host.MOST_BATCH, 4 * host.MOST_BATCH) == (packets.BATCH, packets.MOST_VECTOR_WORDS)
-    assert planner.MOST_TOKENS <= attention.GRANULE
+    assert planner.MOST_TOKENS <= cache.GRANULE
 
 
 @kernel

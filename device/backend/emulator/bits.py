@@ -6,7 +6,12 @@ from numba.types import float32, uint32
 
 from .context import I32, function
 
-__all__ = ["as_bits", "as_float32", "bfloat16_pair", "float16_bits", "float16_value"]
+__all__ = ["anew", "as_bits", "as_float32", "bfloat16_pair", "float16_bits", "float16_value"]
+
+
+@function
+def anew(value):
+    return uint32(value)
 
 
 @intrinsic

@@ -18,7 +18,6 @@ from .stack import local
 __all__ = [
     "POLLS_BETWEEN_CHECKS",
     "Constants",
-    "anew",
     "block_index",
     "block_size",
     "clock",
@@ -62,11 +61,6 @@ POLLS_BETWEEN_CHECKS = 16  # each may wait for a core
 thread_index, block_index = field_reader(record.THREAD), field_reader(record.BLOCK)
 block_size, grid_size = field_reader(record.BLOCK_SIZE), field_reader(record.GRID_SIZE)
 warp_size = field_reader(record.WARP_SIZE)
-
-
-@function
-def anew(value):
-    return uint32(value)
 
 
 @function

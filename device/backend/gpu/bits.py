@@ -5,7 +5,15 @@ from numba.cuda.extending import intrinsic
 
 from .words import float32, function, ptx, uint32
 
-__all__ = ["as_bits", "as_float32", "bfloat16_pair", "float16_bits", "float16_value"]
+__all__ = ["anew", "as_bits", "as_float32", "bfloat16_pair", "float16_bits", "float16_value"]
+
+
+_anew = ptx("mov.u32 $0, $1;", "=r,r", uint32, uint32)
+
+
+@function
+def anew(value):
+    return _anew(uint32(value))
 
 
 @intrinsic

@@ -80,14 +80,6 @@ def grid_size():
     return int64(cuda.gridDim.x)
 
 
-_anew = ptx("mov.u32 $0, $1;", "=r,r", uint32, uint32)
-
-
-@function
-def anew(value):
-    return _anew(uint32(value))
-
-
 @function
 def warp_size():
     return int64(WARP_SIZE)
