@@ -12,7 +12,7 @@ TILE_ROWS = 4  # this and the columns, of which a tile has a multiple, are shmem
 UNIT = TILE_ROWS * 64  # elements
 # A cursor, uint32[CURSOR_FIELDS]: the next batch's first tile, how many tiles the block has of its product, their size
 # in UNITs, where the product begins in the weights in UNITs, the product (QKV to LM_HEAD), its layer and pass.
-TILE, TILES, SIZE, START, PRODUCT, LAYER, PASS = range(7)
+FIRST, COUNT, SIZE, START, PRODUCT, LAYER, PASS = range(7)
 CURSOR_FIELDS = 7
 
 
@@ -89,12 +89,12 @@ def next_batch(plan, cursor, first_wanted):
 
     first_wanted: the number of the first pass that wants a next token and so reads lm_head.
     """
-    tile, size = cursor[TILE], cursor[SIZE]
+    tile, size = cursor[FIRST], cursor[SIZE]
     stored = min(uint32(plan.batch), uint32(all_tiles_of(plan, cursor[PRODUCT]) - tile))
-    some = min(uint32(plan.batch), uint32(cursor[TILES] - tile))  # the last block's own may be fewer
+    some = min(uint32(plan.batch), uint32(cursor[COUNT] - tile))  # the last block's own may be fewer
     at = uint32(cursor[START] + (tile * plan.grid + block_index() * stored) * size)
-    cursor[TILE] = uint32(tile + plan.batch)
-    if cursor[TILE] >= cursor[TILES]:
+    cursor[FIRST] = uint32(tile + plan.batch)
+    if cursor[FIRST] >= cursor[COUNT]:
         _find_product(plan, cursor, first_wanted)
     return at * UNIT, uint32(some * size * (2 * UNIT))
 
@@ -103,8 +103,8 @@ def next_batch(plan, cursor, first_wanted):
 def _find_product(plan, cursor, first_wanted):
     """Where a product's tiles are all read: the next one of which the block has some (thread)."""
     product = cursor[PRODUCT]
-    while cursor[TILE] >= uint32(tiles_of(plan, product)):
-        cursor[TILE] = uint32(0)
+    while cursor[FIRST] >= uint32(tiles_of(plan, product)):
+        cursor[FIRST] = uint32(0)
         product = uint32(product + 1)
         if product == LM_HEAD:
             cursor[LAYER] += uint32(1)
@@ -118,7 +118,7 @@ def _find_product(plan, cursor, first_wanted):
             product = cursor[LAYER] = uint32(0)
             cursor[PASS] += uint32(1)
     cursor[PRODUCT] = product
-    cursor[TILES] = uint32(tiles_of(plan, product))
+    cursor[COUNT] = uint32(tiles_of(plan, product))
     cursor[SIZE] = uint32(columns_of(plan, product) * TILE_ROWS // UNIT)
     start = select(plan, product, 0, plan.o_start // UNIT, plan.gate_up_start // UNIT, plan.down_start // UNIT, 0)
     cursor[START] = uint32(cursor[LAYER] * (plan.layer_elements // UNIT) + start)
