@@ -4,7 +4,8 @@
 of them would only queue up there, and what blocks tell each other would wait behind them: scripts/bench_stream.py.
 
 While the workers wait for each other and the ring is full, the memory would stand still. So up to `plan.ahead` batches
-behind the ring's are brought into the L2, one every `plan.ahead_cycles`: a little slower than the memory delivers.
+behind the ring's are brought into the L2, one every `plan.ahead_cycles`: a little slower than the memory of an H200
+delivers.
 """
 
 from .backend import (

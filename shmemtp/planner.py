@@ -9,7 +9,10 @@ __all__ = ["make_plan"]
 
 MOST_THREADS = 1024  # of a block, those that feed it included
 MOST_TOKENS = 8  # of a pass: multiply_rows takes no more vectors, attention no more positions than a granule has
-USUAL_PARTS = 32  # of a context: one to a lane when they are merged
+USUAL_PARTS, USUAL_POSITIONS = (
+    32,
+    1024,
+)  # of a context: one to a lane when they are merged; of one part: more parts then
 
 
 def make_plan(
@@ -33,7 +36,8 @@ def make_plan(
     if not 1 <= prefill_tokens <= MOST_TOKENS:
         raise InputError(f"prefill_tokens is {prefill_tokens}: it must be from 1 to {MOST_TOKENS}")
     grid = _grid(shape, multiprocessors, max_tile_columns)
-    parts = max(1, min(USUAL_PARTS, grid // shape.kv_heads, ceil_div(max_context, GRANULE)))
+    wanted = min(max(USUAL_PARTS, ceil_div(max_context, USUAL_POSITIONS)), ceil_div(max_context, GRANULE))
+    parts = max(1, min(wanted, grid // shape.kv_heads))
     return Plan(
         *(shape, grid, block, warp, max_tile_columns, max_context, parts, put),
         *(shared_limit, prefill_tokens, trace),

@@ -53,6 +53,14 @@ def test_a_ring_that_is_not_short_has_landed_before_it_comes_round(name, tp, blo
             assert before // memory.batch <= had // memory.batch - memory.in_flight
 
 
+@pytest.mark.parametrize(
+    ("tp", "context", "parts"), [(8, 8192, 32), (8, 131072, 128), (4, 131072, 64), (1, 131072, 16)]
+)
+def test_a_long_context_has_as_many_parts_as_blocks_can_take(tp, context, parts):
+    plan = make_plan(model_shape(load_config("llama-3.1-8b"), tp), context, 132, 227 << 10, 480, 32)
+    assert plan.parts == parts
+
+
 def test_a_prompts_ring_is_short():
     plan = make_plan(model_shape(load_config("llama-3.1-8b"), 2), 4096, 132, 227 << 10, 480, 32, prefill_tokens=8)
     assert plan.prefill.memory.short_ring and not plan.memory.short_ring

@@ -74,12 +74,12 @@ def test_every_launch_is_right(pe, launch):
 
 
 def test_a_context_in_parts(pe):
-    """More positions than the parts take in a turn, and than one part scores at a time; the parts are then merged."""
+    """More positions than the parts take in a turn, and than a part's warps do; the parts are then merged."""
     folder = checkpoint(pe, "llama-one-kv-head", ratio=12, dtype="fp16")
     threads = dict(block=2, warp=1) if NAME == "emulator" else {}
-    llm = model(pe, folder, record_logits=COUNT, multiprocessors=3, **threads)
-    assert llm.plan.parts == 3
-    assert 300 > 4 * llm.plan.parts * GRANULE
+    llm = model(pe, folder, record_logits=COUNT, multiprocessors=2, **threads)
+    assert llm.plan.parts == 2
+    assert 300 > llm.plan.memory.attending * llm.plan.parts * GRANULE
     assert_like_reference(llm, folder, np.random.default_rng(5).integers(0, 96, 293).tolist(), 8)
 
 

@@ -33,7 +33,7 @@ def _mma(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
         text = f"{shape} {{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9}}, {{$10,$11,$12,$13}};"
         kind = ir.FunctionType(ir.LiteralStructType([F32] * 4), [value.type for value in args])
         asm = ir.InlineAsm(kind, text, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", side_effect=False)
-        value = builder.call(asm, args)
+        value = builder.call(asm, args, attrs=("convergent",))  # it stays where all lanes come
         return context.make_tuple(builder, sig.return_type, [builder.extract_value(value, i) for i in range(4)])
 
     return result(*[uint32] * 6, *[float32] * 4), codegen
