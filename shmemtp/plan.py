@@ -8,13 +8,14 @@ from functools import cached_property
 
 from .model import Layout, ModelShape
 from .product import ceil_div, round_up
-from .shared_memory import AHEAD, AHEAD_CYCLES, SharedMemory
+from .shared_memory import SharedMemory
 
 __all__ = ["GRANULE", "Plan"]
 
 GRANULE = 16  # device/cache.py: positions that lie together in the cache
 MOST_TOGETHER = 4  # device/norm.py's and merge.py's: tokens that a thread receives together
 MOST_BATCH = 4  # device/packets.py and norm.py: packets of one token that it receives together
+AHEAD, AHEAD_CYCLES = 8, 900  # batches asked into the L2 behind a full ring, and how often one is
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ __all__ = ["SharedMemory"]
 
 MOST_DEPTH = 8  # stages for each warp: more is far beyond what the memory's latency needs
 IN_FLIGHT = 3  # batches under way: with less bytes the memory is not at its full rate, with more it answers late
-AHEAD, AHEAD_CYCLES = 8, 900  # batches asked into the L2 behind a full ring, and how often one is
 MOST_ATTENDING = 8  # warps that have a part's positions: each one's results stand in shared memory
 MOST_QUERIES = 8  # device/attention.py: that a warp takes at once
 MBARRIER = 8  # bytes

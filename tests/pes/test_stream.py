@@ -5,9 +5,20 @@ import pytest
 from decoding import checkpoint
 
 from shmemtp import plan as host
-from shmemtp import planner, product
+from shmemtp import planner, product, shared_memory
 from shmemtp.config import load_config
-from shmemtp.device import Constants, block_index, cache, kernel, merge, norm, packets, sequence, thread_index
+from shmemtp.device import (
+    Constants,
+    attention,
+    block_index,
+    cache,
+    kernel,
+    merge,
+    norm,
+    packets,
+    sequence,
+    thread_index,
+)
 from shmemtp.device.sequence import LM_HEAD, tiles_of
 from shmemtp.model import model_shape
 from shmemtp.planner import make_plan
@@ -19,6 +30,7 @@ def test_host_and_kernels_have_the_same_numbers():
     assert host.MOST_TOGETHER == norm.MOST_TOKENS == merge.MOST_TOGETHER
     assert (host.MOST_BATCH, 4 * host.MOST_BATCH) == (packets.BATCH, packets.MOST_VECTOR_WORDS)
     assert planner.MOST_TOKENS <= cache.GRANULE
+    assert shared_memory.MOST_QUERIES == attention.TOGETHER
 
 
 @kernel
