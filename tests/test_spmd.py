@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LIMIT_S = 300
+WAIT_LIMIT_S = 40  # of a kernel's waits in the emulator, where up to 150 threads that wait by spinning share the cores
 
 
 def gpus() -> int:
@@ -36,10 +37,13 @@ def run_suite(backend: str, suite: str, pes: int, reports: Path) -> tuple[int, s
     """Runs a suite on so many PEs; each leaves its report, a JUnit file named by its rank. Status and output."""
     pytest_line = [sys.executable, "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider", suite]
     pytest_line += ["--junit-xml", f"{reports}/$OMPI_COMM_WORLD_RANK.xml"]  # which pytest expands
+    settings = {"SHMEMTP_BACKEND": backend}
+    if backend == "emulator":
+        settings["SHMEMTP_TIMEOUT_S"] = str(WAIT_LIMIT_S)
     process = subprocess.Popen(
         [sys.executable, "-m", "shmemtp.launch", "--tag-output", "-n", str(pes), *pytest_line],
         cwd=ROOT,
-        env=os.environ | {"SHMEMTP_BACKEND": backend},
+        env=os.environ | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
