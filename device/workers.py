@@ -1,6 +1,6 @@
 """A decode kernel's block: `plan.block` threads that multiply, the workers, and behind them one warp, the feeder.
 
-The feeder keeps the weight stream going (stream.py) and takes no part in anything else: what other modules call a
+The feeder keeps the weight stream going (feeder.py) and takes no part in anything else: what other modules call a
 block's threads are its workers.
 """
 
