@@ -45,11 +45,12 @@ def feed(plan, stream, weights, first_wanted):
         for _ in range(plan.in_flight):
             _fetch(plan, stream, weights, places, cursor, first_wanted)
         needed, lead, since = True, 0, cycles()  # lead: how many batches `far` is ahead of `cursor`
+        idle = 0  # looks at a full ring
         while needed:
             if barrier_test(stream.free, places[FILLED], places[FILLED_PARITY] ^ uint32(1)):
                 _await_landing(plan, stream, places)
                 _fetch(plan, stream, weights, places, cursor, first_wanted)
-                lead, since = max(lead - 1, 0), cycles()
+                lead, since, idle = max(lead - 1, 0), cycles(), 0
             elif lead < plan.ahead and cycles() - since >= plan.ahead_cycles:
                 if lead == 0:
                     copy_cursor(cursor, far)
@@ -57,8 +58,8 @@ def feed(plan, stream, weights, first_wanted):
                 prefetch(weights, at, nbytes)
                 lead, since = lead + 1, cycles()
             else:
-                needed = not barrier_test(stream.closed, 0, 0)
-                pause(0)
+                needed, idle = not barrier_test(stream.closed, 0, 0), idle + 1
+                pause(0, idle)
         for _ in range(plan.in_flight):
             _await_landing(plan, stream, places)
     sync_warp()

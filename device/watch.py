@@ -55,7 +55,7 @@ def keep_waiting(limits, polls, began, operation, peer, slot, wanted, seen, nap=
     `began` is 0 at first. Operation, peer, slot, the value wanted and the one seen go into the report. nap: nanoseconds
     until the next poll; 0 where a hop is all that is waited for and few threads wait.
     """
-    pause(nap)
+    pause(nap, polls)
     if polls % POLLS_BETWEEN_CHECKS != 0:
         return began
     if load_relaxed(limits.watch.state, EXPIRED) != 0:

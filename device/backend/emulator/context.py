@@ -20,6 +20,9 @@ THREAD, BLOCK, BLOCK_SIZE, GRID_SIZE, WARP_SIZE, PES, SHARED_BYTES = range(7)
 SHARED, SCRATCH, BLOCK_BARRIER, WARP_BARRIER, FAILED, DISTANCES = range(7, 13)
 FIELDS = 16  # a record is 128 bytes
 
+YIELDS = 100  # polls of a wait before its thread sleeps, each time SLEEP_STEP longer
+SLEEP_STEP, LONGEST_SLEEP = 10, 500  # microseconds
+
 _KEY = "shmemtp_context_key"
 _libc, _key = ctypes.CDLL(None), ctypes.c_uint()
 if _libc.pthread_key_create(ctypes.byref(_key), None) != 0:
@@ -79,6 +82,15 @@ def _yield(typingctx):
 
 
 @intrinsic
+def _sleep(typingctx, microseconds):
+    def codegen(context, builder, sig, args):
+        call(builder, "usleep", I32, builder.trunc(args[0], I32))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic
 def _failed(typingctx):
     def codegen(context, builder, sig, args):
         flag = builder.inttoptr(load_field(builder, FAILED), I64.as_pointer())
@@ -88,8 +100,15 @@ def _failed(typingctx):
 
 
 @function
-def pause(nanoseconds=40):
-    """Lets another thread run; every spin calls it. Leaves the kernel when another thread of the launch raised."""
-    _yield()
+def pause(nanoseconds=40, polls=0):
+    """Lets another thread run; every spin calls it. Leaves the kernel when another thread of the launch raised.
+
+    Threads that have waited for long sleep: there are many more of them than cores, and those that others wait for
+    would hardly run. The longer the wait, the longer the sleep, which so adds little to it.
+    """
+    if polls < YIELDS:
+        _yield()
+    else:
+        _sleep(min(SLEEP_STEP * (types.int64(polls) - YIELDS), LONGEST_SLEEP))
     if _failed():
         raise KernelAborted

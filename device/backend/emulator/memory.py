@@ -172,8 +172,10 @@ def barrier_test(array, i, parity):
 @function
 def barrier_wait(array, i, parity):
     """Returns once the phase of this parity completed; acquire."""
+    polls = 0
     while not barrier_test(array, i, parity):
-        pause()
+        polls += 1
+        pause(0, polls)
 
 
 @function

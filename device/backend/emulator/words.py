@@ -84,8 +84,10 @@ def _meet(barrier, at, members):
         store_relaxed(barrier, at, 0)
         store_release(barrier, at + 1, meetings + 1)
     else:
+        polls = 0
         while load_acquire(barrier, at + 1) == meetings:
-            pause()
+            polls += 1
+            pause(0, polls)
 
 
 _block_barrier = field_view(record.BLOCK_BARRIER, int64, 4)  # sync_block's two words, then sync_threads'

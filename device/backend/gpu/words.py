@@ -196,7 +196,7 @@ _clock64 = ptx("mov.u64 $0, %clock64;", "=l", types.int64)
 
 
 @function
-def pause(nanoseconds=40):
+def pause(nanoseconds=40, polls=0):
     """A short nap: a poll less, and its bandwidth for the data that it waits for."""
     if nanoseconds > 0:
         _nanosleep(uint32(nanoseconds))
