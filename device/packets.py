@@ -47,21 +47,22 @@ def receive(words, at, tag, limits, operation, peer):
 
 @function
 def receive_batch(
-    words, at, first, stride, count, tag, data, limits, operation, per_peer, batch=BATCH, rows=1, row_words=0
+    words, at, first, stride, count, tag, data, limits, operation, per_peer, batch=BATCH, rows=1, row_words=0, last=-1
 ):
     """Waits for packets first, first + stride, ... (`batch` of them, those below `count`) of a channel (thread).
 
     The channel begins at word `at`; of `rows` channels, `row_words` apart, each has such packets. Their data words go
     to `data`, uint32 [rows, batch, 2]. All loads are in flight together: polling packet after packet would pay the
     memory's latency for each. per_peer: packets from each PE, by which the sender of a missing one is known; 0 where
-    all are this PE's own. batch and rows are constants.
+    all are this PE's own. last: where not below 0, the last packet of a batch, whatever would be due. batch and rows
+    are constants.
     """
     polls = began = 0
     while True:
         missing, seen = -1, uint32(0)
         for row in range(rows):
             for b in range(batch):
-                packet, n = first + b * stride, 2 * (row * batch + b)
+                packet, n = last if last >= 0 and b == batch - 1 else first + b * stride, 2 * (row * batch + b)
                 if packet < count:
                     data_a, tag_a, data_b, tag_b = load_packet(words, at + row * row_words + 4 * packet)
                     data[n] = data_a

@@ -125,6 +125,14 @@ class Plan:
         return together
 
     @property
+    def _merge_pairs(self) -> int:
+        """Neighbouring pairs that a warp merges at once, of one token: more than one where it would take turns."""
+        local, together = ceil_div(self.shape.heads * self.shape.head_dim // 2, self.grid), 1
+        while self.tokens == 1 and local > together * self.warps and 2 * together <= MOST_TOGETHER:
+            together *= 2
+        return together if local % together == 0 else 1
+
+    @property
     def vote_words(self) -> int:
         """Symmetric words for the votes: two parities, two packets for each PE and block."""
         return 2 * self.shape.tp * self.grid * 8
@@ -153,6 +161,7 @@ class Plan:
             hidden_tokens=min(self.tokens, MOST_TOGETHER, 2 * MOST_BATCH // hidden_batch),
             vector_batch=MOST_BATCH if self.tokens == 1 else 2 * MOST_BATCH,
             merge_tokens=self._merge_tokens,
+            merge_pairs=self._merge_pairs,
             grid=self.grid,
             block=self.block,
             threads=self.threads,
