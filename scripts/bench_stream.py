@@ -21,13 +21,16 @@ UNDER_WAY = (  # warps that stream, copies of each, and every which block has su
     *((STREAMERS, depth, 1) for depth in range(2, DEPTH + 1)),
     (STREAMERS, DEPTH, 2),
 )
-GIB = 1 << 30
+MIB = 1 << 20
 
 
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=("auto", "gpu", "emulator"), default="auto")
     parser.add_argument("--microseconds", type=int, default=300, help="how long each row streams (%(default)s)")
+    parser.add_argument(
+        "--mib", type=int, default=2048, help="of memory that is streamed; 16 stay in the L2 (%(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     return parser.parse_args(argv)
 
@@ -72,7 +75,7 @@ def main(argv=None):
     nanoseconds = 1000 * options.microseconds
     with shmemtp.init(options.backend) as pe:
         if pe.rank == 0:
-            tiles = pe.device.array((2 * GIB if pe.backend == "gpu" else 1 << 20) // 2, np.uint16)
+            tiles = pe.device.array((options.mib if pe.backend == "gpu" else 1) * MIB // 2, np.uint16)
             rows = []
             for warps, depth, every in UNDER_WAY:
                 rows.append(measure(pe, tiles, warps, depth, every, nanoseconds))
