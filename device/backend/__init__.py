@@ -49,6 +49,7 @@ else:
     from .emulator.host import *
     from .emulator.lines import *
     from .emulator.matrix import *
+    from .emulator.meetings import *
     from .emulator.memory import *
     from .emulator.symmetric import *
     from .emulator.vectors import *

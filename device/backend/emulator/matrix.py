@@ -1,8 +1,9 @@
 """Products of bf16 rows. The contract is in ../README.md."""
 
 from .bits import as_float32, bfloat16_pair
+from .meetings import warp_sum
 from .vectors import load_pair, load_vector
-from .words import exp, float32, function, lane_index, local, uint32, warp_size, warp_sum
+from .words import exp, float32, function, lane_index, local, uint32, warp_size
 
 __all__ = ["attend_granules", "multiply_rows"]
 

@@ -7,8 +7,9 @@ from numba.extending import intrinsic
 from . import context as record
 from .arrays import field_view
 from .context import field_reader, function
+from .meetings import sync_block, sync_warp
 from .memory import copy_bytes, load_acquire, peer, store_release
-from .words import block_size, lane_index, sync_block, sync_warp, thread_index, warp_size
+from .words import block_size, lane_index, thread_index, warp_size
 
 __all__ = [
     "fence",
