@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LIMIT_S = 300
-WAIT_LIMIT_S = 40  # of a kernel's waits in the emulator, where up to 150 threads that wait by spinning share the cores
+WAIT_LIMIT_S = 40  # of a kernel's waits in the emulator, where up to 150 threads share the cores
 
 
 def gpus() -> int:
