@@ -16,15 +16,17 @@ from .communicator import (
     SECOND,
     begin,
     capacity,
+    close,
     count_due,
     divide_up,
     finish,
     goes_in_lines,
     packet_of,
+    record,
     share,
 )
 from .element import elements_of_packet, sum_of_data
-from .exchange import collect_others, deliver, load_part, parts_of, post_to_others, store_part
+from .exchange import collect_others, deliver, load_only, parts_of, post_to_others, store_only
 from .rounds import forward_sum, receive_from_each, receive_sum, send_to_all, send_to_each
 
 
@@ -49,13 +51,15 @@ def all_reduce_grid(lane, kind, source, start, target, to, count):
 def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
     """What part `part` of `parts` blocks does of it (block)."""
     each = elements_of_packet(kind)
-    if count * (8 // each) < lane.shape.two_shot_bytes:
+    nbytes, work = count * (8 // each), share(kind, count, part, parts, False)
+    # one branch for what is small: each on the way to the hop costs about 22 cycles
+    if has_one_packet_each(lane, work) & (nbytes < min(lane.shape.two_shot_bytes, lane.shape.line_bytes)):
         given, taken = parts_of(kind, source, start, count, count), parts_of(kind, target, to, count, count)
-        work = share(kind, count, part, parts, False)
+        one_packet_each(lane, kind, given, taken, work)
+    elif nbytes < lane.shape.two_shot_bytes:
+        given, taken = parts_of(kind, source, start, count, count), parts_of(kind, target, to, count, count)
         if goes_in_lines(lane, kind, count):
             one_shot(lane, kind, given, taken, share(kind, count, part, parts, True))
-        elif packet_of(work, block_size()) >= work.packets and block_size() <= lane.shape.packets:
-            one_packet_each(lane, kind, given, taken, work)
         else:
             one_shot(lane, kind, given, taken, work)
     else:
@@ -68,6 +72,12 @@ def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
 
 
 @function
+def has_one_packet_each(lane, work):
+    """Whether no thread has more than one packet, of which an exchange takes all (block)."""
+    return (packet_of(work, block_size()) >= work.packets) & (block_size() <= lane.shape.packets)
+
+
+@function
 def one_packet_each(lane, kind, source, target, work):
     """`one_shot` where no thread has more than one packet: no loop stands before the hop, or behind it (block)."""
     if packet_of(work, 0) < work.packets:
@@ -76,14 +86,15 @@ def one_packet_each(lane, kind, source, target, work):
         packet, data = packet_of(work, number), local(lane.shape.pes_twice, uint32)
         a = b = uint32(0)
         if packet < work.packets:
-            a, b = load_part(kind, source, 0, packet * elements_of_packet(kind))
+            a, b = load_only(kind, source, packet * elements_of_packet(kind))
             post_to_others(lane, epoch, FIRST, number, a, b)
         deliver(lane, epoch, FIRST, count_due(lane, work, 0), True)
+        record(lane, EXCHANGE, epoch)
         if packet < work.packets:
             collect_others(lane, epoch, FIRST, number, a, b, data)
             a, b = sum_of_data(kind, data, lane.shape.pes)
-            store_part(kind, target, 0, packet * elements_of_packet(kind), a, b)
-        finish(lane, EXCHANGE, epoch)
+            store_only(kind, target, packet * elements_of_packet(kind), a, b)
+        close(lane, EXCHANGE, epoch)
 
 
 @function

@@ -117,8 +117,24 @@ def finish(lane, count, epoch):
 def advance(lane, count, epoch):
     """`finish` where a `sync_block` stands between here and the epoch's last read (block)."""
     lane.epoch_of[count] = epoch + 1
+    record(lane, count, epoch)
+
+
+@function
+def record(lane, count, epoch):
+    """Leaves word of the epoch after this one, for kernels after this one (block).
+
+    At any time in `epoch`; while its data are on their way, nothing waits for it.
+    """
     if thread_index() == 0:
-        lane.epochs[count * lane.shape.lanes + block_index()] = epoch + 1  # for later kernels
+        lane.epochs[count * lane.shape.lanes + block_index()] = epoch + 1
+
+
+@function
+def close(lane, count, epoch):
+    """`finish` of an epoch that is recorded already (block)."""
+    sync_block()
+    lane.epoch_of[count] = epoch + 1
 
 
 @function

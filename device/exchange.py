@@ -68,6 +68,23 @@ def store_part(kind, parts, p, i, first, second):
 
 
 @function
+def load_only(kind, parts, i):
+    """The packet that begins at element `i` of the only part, which has one there (thread)."""
+    if parts.whole:
+        return load_pair(parts.array, parts.start + i)
+    return load_elements(kind, parts.array, parts.start + i, parts.total - i)
+
+
+@function
+def store_only(kind, parts, i, first, second):
+    """The reverse of `load_only`."""
+    if parts.whole:
+        store_pair(parts.array, parts.start + i, first, second)
+    else:
+        store_elements(kind, parts.array, parts.start + i, parts.total - i, first, second)
+
+
+@function
 def post(lane, epoch, phase, number, p, first, second):
     """Data for PE `p` as packet `number` of this lane (thread)."""
     if lane.shape.put:
