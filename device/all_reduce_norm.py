@@ -6,8 +6,8 @@ that every PE has the same bits. `_block`: one block does a vector alone, in one
 vector, and tell each other the sums of their squares by packets: a second hop, which costs less than a barrier.
 `_grid`: they show each other their parts of hidden itself, and each block has the whole result.
 
-A thread keeps its packets of hidden and weight in registers, `lane.shape.kept` at most; weights are asked for before
-there is something to wait for. Vectors are whole packets, 8 bytes each, at multiples of 8 bytes.
+A thread keeps its packets of hidden times weight in registers, `lane.shape.kept` at most. Weights are asked for while
+the PEs' data are on their way. Vectors are whole packets, 8 bytes each, at multiples of 8 bytes.
 """
 
 from .backend import (
@@ -16,7 +16,6 @@ from .backend import (
     float32,
     function,
     grid_size,
-    lane_index,
     load_pair,
     local,
     rsqrt,
@@ -30,26 +29,28 @@ from .communicator import (
     EXCHANGE,
     FIRST,
     SHOWN,
-    advance,
     begin,
+    close,
     count_due,
     finish,
     is_due,
     limits_of,
     next_epoch,
     packet_of,
+    record,
     share,
+    step,
 )
 from .element import (
     add_data,
     add_words,
     elements_of_packet,
     rounded_sums,
-    scale_words,
-    square_of_words,
+    values_of,
+    words_of,
 )
 from .exchange import collect_others, deliver, post_to_others
-from .packets import BATCH, BATCH_WORDS, receive_batch, wait_for_packet
+from .packets import BATCH, BATCH_WORDS, receive_batch
 from .sums import block_sum, grid_sum
 from .watch import HIDDEN
 
@@ -62,11 +63,11 @@ def all_reduce_norm_block(lane, kind, source, start, residual, at, weight, of, t
     source. count: whole packets, at most `lane.shape.kept` a thread. eps: float32. sums: float32 [warps of the block]
     in shared memory.
     """
-    hidden, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
-    work, inverse = share(kind, count, 0, 1, False), float32(1) / float32(count)
-    load_kept(lane, kind, weight, of, work, weights)
-    squares = block_sum(lane, add_share(lane, kind, source, start, residual, at, work, hidden), sums)
-    store_scaled(lane, kind, work, hidden, weights, rsqrt(squares * inverse + eps), target, to)
+    products, work = local(lane.shape.kept_values, float32), share(kind, count, 0, 1, False)
+    inverse = float32(1) / float32(count)
+    squares = add_share(lane, kind, source, start, residual, at, weight, of, work, products)
+    squares = block_sum(lane, squares, sums)
+    store_scaled(lane, kind, work, products, rsqrt(squares * inverse + eps), target, to, elements_of_packet(kind))
     sync_block()
 
 
@@ -77,12 +78,11 @@ def all_reduce_norm_shares(lane, kind, source, start, residual, at, weight, of, 
     They tell each other a number each, the sum of their squares. count: as there, of a block's share. At most a block
     for each 8 packets of the vector, and as many in every call with this communicator.
     """
-    hidden, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
-    work, inverse = share(kind, count, block_index(), grid_size(), False), float32(1) / float32(count)
-    load_kept(lane, kind, weight, of, work, weights)
-    squares = block_sum(lane, add_share(lane, kind, source, start, residual, at, work, hidden), sums)
-    squares = grid_sum(lane, squares)
-    store_scaled(lane, kind, work, hidden, weights, rsqrt(squares * inverse + eps), target, to)
+    products, work = local(lane.shape.kept_values, float32), share(kind, count, block_index(), grid_size(), False)
+    inverse = float32(1) / float32(count)
+    squares = add_share(lane, kind, source, start, residual, at, weight, of, work, products)
+    squares = grid_sum(lane, block_sum(lane, squares, sums))
+    store_scaled(lane, kind, work, products, rsqrt(squares * inverse + eps), target, to, elements_of_packet(kind))
     finish(lane, SHOWN, next_epoch(lane, SHOWN))
 
 
@@ -90,28 +90,27 @@ def all_reduce_norm_shares(lane, kind, source, start, residual, at, weight, of, 
 def all_reduce_norm_grid(lane, kind, source, start, residual, at, weight, of, x, count, eps, sums):
     """One vector by all blocks, each of which has the whole result in the end: in its own `x` (grid).
 
-    As `all_reduce_norm_block`, but x: uint32 in shared memory, the elements' bits, two words for each packet. Each
-    block adds its share into residual. At most a block for each 8 packets of the vector, and as many in every call with
-    this communicator.
+    As `all_reduce_norm_block`, but x: uint32 in shared memory, at a multiple of 8 bytes, the elements' bits, two words
+    for each packet. Each block adds its share into residual. At most a block for each 8 packets of the vector, and as
+    many in every call with this communicator.
     """
-    hidden, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
+    weights, products = local(lane.shape.kept_words, uint32), local(lane.shape.kept_values, float32)
     begun, inverse = 0, float32(1) / float32(count)
     work, all = share(kind, count, block_index(), grid_size(), False), share(kind, count, 0, 1, False)
-    load_kept(lane, kind, weight, of, all, weights)
-    while packet_of(work, begun) < work.packets:
+    while begun == 0 or packet_of(work, begun) < work.packets:
         if begun > 0:
-            finish(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
-        share_hidden(lane, kind, source, start, residual, at, work, begun)
+            close(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
+        post_share(lane, kind, source, start, work, begun)
+        if begun == 0:
+            load_kept(lane, kind, weight, of, all, weights)
+            record(lane, SHOWN, next_epoch(lane, SHOWN))
+        show_share(lane, kind, source, start, residual, at, work, begun)
         begun += lane.shape.packets
-    squares = block_sum(lane, receive_hidden(lane, kind, work.packets, hidden), sums)
-    advance(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
-    factor = rsqrt(squares * inverse + eps)
-    for k in range(lane.shape.kept):
-        number = thread_index() + k * block_size()
-        if number < work.packets:
-            a, b = scale_words(kind, hidden[2 * k], hidden[2 * k + 1], weights[2 * k], weights[2 * k + 1], factor)
-            x[2 * number], x[2 * number + 1] = a, b
-    finish(lane, SHOWN, next_epoch(lane, SHOWN))
+    sync_block()  # where this block's share has come the others' have, or soon will: until then none is polled for
+    squares = block_sum(lane, receive_hidden(lane, kind, work.packets, weights, products), sums)
+    step(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
+    store_scaled(lane, kind, all, products, rsqrt(squares * inverse + eps), x, 0, 2)
+    close(lane, SHOWN, next_epoch(lane, SHOWN))
 
 
 @function
@@ -125,8 +124,18 @@ def load_kept(lane, kind, array, start, work, words):
 
 
 @function
-def add_share(lane, kind, source, start, residual, at, work, hidden):
-    """The block's packets exchanged and added into residual, the thread's into `hidden`; their squares' sum (block)."""
+def keep_product(kind, k, first, second, weights, products):
+    """The thread's packet `k` of hidden, first and second, times its weights; returns its squares' sum (thread)."""
+    a, b, c, d = values_of(kind, first, second)
+    p, q, r, s = values_of(kind, weights[2 * k], weights[2 * k + 1])
+    products[4 * k], products[4 * k + 1], products[4 * k + 2], products[4 * k + 3] = a * p, b * q, c * r, d * s
+    return a * a + b * b + (c * c + d * d)
+
+
+@function
+def add_share(lane, kind, source, start, residual, at, weight, of, work, products):
+    """The block's packets exchanged and added into residual, the thread's times weight; their squares' sum (block)."""
+    posted, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
     each, begun, squares = elements_of_packet(kind), 0, float32(0)
     while packet_of(work, begun) < work.packets:
         epoch, end = begin(lane, EXCHANGE), begun + lane.shape.packets
@@ -135,31 +144,33 @@ def add_share(lane, kind, source, start, residual, at, work, hidden):
             packet = packet_of(work, number)
             if begun <= number < end and packet < work.packets:
                 a, b = load_pair(source, start + packet * each)
-                hidden[2 * k], hidden[2 * k + 1] = a, b
+                posted[2 * k], posted[2 * k + 1] = a, b
                 post_to_others(lane, epoch, FIRST, number - begun, a, b)
         deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
+        record(lane, EXCHANGE, epoch)
+        if begun == 0:
+            load_kept(lane, kind, weight, of, work, weights)
         for k in range(lane.shape.kept):
             number = thread_index() + k * block_size()
             packet = packet_of(work, number)
             if begun <= number < end and packet < work.packets:
-                a, b = hidden[2 * k], hidden[2 * k + 1]
+                a, b = posted[2 * k], posted[2 * k + 1]
                 a, b = add_residual(lane, kind, epoch, number - begun, a, b, residual, at + packet * each)
-                squares += square_of_words(kind, a, b)
-                hidden[2 * k], hidden[2 * k + 1] = a, b
-        finish(lane, EXCHANGE, epoch)
+                squares += keep_product(kind, k, a, b, weights, products)
+        close(lane, EXCHANGE, epoch)
         begun = end
     return squares
 
 
 @function
-def store_scaled(lane, kind, work, hidden, weights, factor, target, to):
-    """The thread's packets of hidden, times factor and weights, to target (thread)."""
-    each = elements_of_packet(kind)
+def store_scaled(lane, kind, work, products, factor, target, to, each):
+    """The thread's packets of products, times factor, to target, of whose elements a packet makes `each` (thread)."""
     for k in range(lane.shape.kept):
-        packet = packet_of(work, thread_index() + k * block_size())
+        packet, n = packet_of(work, thread_index() + k * block_size()), 4 * k
+        a, b, c, d = products[n], products[n + 1], products[n + 2], products[n + 3]
+        first, second = words_of(kind, a * factor, b * factor, c * factor, d * factor)
         if packet < work.packets:
-            a, b = scale_words(kind, hidden[2 * k], hidden[2 * k + 1], weights[2 * k], weights[2 * k + 1], factor)
-            store_pair(target, to + packet * each, a, b)
+            store_pair(target, to + packet * each, first, second)
 
 
 @function
@@ -177,20 +188,25 @@ def add_residual(lane, kind, epoch, number, first, second, residual, i):
 
 
 @function
-def share_hidden(lane, kind, source, start, residual, at, work, begun):
-    """An exchange of the block's packets, added into residual and shown to all blocks of this PE (block).
-
-    The caller ends the exchange.
-    """
-    each = elements_of_packet(kind)
-    epoch, shown = begin(lane, EXCHANGE), next_epoch(lane, SHOWN)
-    number = thread_index()
+def post_share(lane, kind, source, start, work, begun):
+    """An exchange of the block's packets from number `begun` on, as far as they are sent (block)."""
+    each, epoch, number = elements_of_packet(kind), begin(lane, EXCHANGE), thread_index()
     while is_due(lane, work, begun, number):
         a, b = load_pair(source, start + packet_of(work, begun + number) * each)
         post_to_others(lane, epoch, FIRST, number, a, b)
         number += block_size()
     deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
-    number = thread_index()
+    record(lane, EXCHANGE, epoch)
+
+
+@function
+def show_share(lane, kind, source, start, residual, at, work, begun):
+    """The rest of it: its packets added into residual and shown to all blocks of this PE (block).
+
+    The caller ends the exchange.
+    """
+    each, number = elements_of_packet(kind), thread_index()
+    epoch, shown = next_epoch(lane, EXCHANGE), next_epoch(lane, SHOWN)
     while is_due(lane, work, begun, number):
         packet = packet_of(work, begun + number)
         a, b = load_pair(source, start + packet * each)
@@ -201,20 +217,16 @@ def share_hidden(lane, kind, source, start, residual, at, work, begun):
 
 
 @function
-def receive_hidden(lane, kind, packets, hidden):
-    """The thread's packets of what all blocks showed, into `hidden`; returns their squares' sum (block)."""
+def receive_hidden(lane, kind, packets, weights, products):
+    """The thread's packets of what all blocks showed, times weights; returns their squares' sum (block)."""
     data, limits, epoch = local(BATCH_WORDS, uint32), limits_of(lane), next_epoch(lane, SHOWN)
     at = 4 * (epoch & 1) * lane.shape.hidden_packets
     squares = float32(0)
     for turn in range(lane.shape.kept // BATCH):
         first = thread_index() + turn * BATCH * block_size()
-        if first - lane_index() < packets:
-            wait_for_packet(lane.hidden, at + 4 * (first - lane_index()), uint32(epoch), limits, HIDDEN)
-        if first < packets:
-            receive_batch(lane.hidden, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN, 0)
-            for b in range(BATCH):
-                if first + b * block_size() < packets:
-                    k = turn * BATCH + b
-                    hidden[2 * k], hidden[2 * k + 1] = data[2 * b], data[2 * b + 1]
-                    squares += square_of_words(kind, data[2 * b], data[2 * b + 1])
+        for n in range(BATCH_WORDS):
+            data[n] = uint32(0)  # what is not there adds nothing, without a branch
+        receive_batch(lane.hidden, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN, 0, nap=0)
+        for b in range(BATCH):
+            squares += keep_product(kind, turn * BATCH + b, data[2 * b], data[2 * b + 1], weights, products)
     return squares

@@ -34,7 +34,7 @@ Communicator.__doc__ = """A kernel's argument, made by `PE.communicator`, which 
 shape: Constants: `pes` (pes_twice is 2 * pes), `lane_words` (2), `lanes`, `packets` (of a lane and sender in one
 exchange, a multiple of RUN), `lines` (likewise, of 15 packets each), `put` (NVSHMEM's put_signal in place of
 packets), `two_shot_bytes` and `line_bytes` (longer messages go in two shots, in lines), `hidden_packets`, `kept` (of
-them by a thread; kept_words is 2 * kept), `warp_turns` (in which a warp reads a word of each warp).
+them by a thread; kept_words is 2 * kept, kept_values 4 * kept), `warp_turns` (in which a warp reads a word of each).
 rank: this PE's in the team. distances: a table, heap distances by rank; pes: int64 [pes], world numbers.
 slots, lines, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, packets / RUN, lanes, RUN, 4
 words], uint32 [2 parities, 2 phases, senders, lines, lanes, LINE_WORDS], uint32 [2 parities, 2 phases,
@@ -116,8 +116,8 @@ def finish(lane, count, epoch):
 @function
 def advance(lane, count, epoch):
     """`finish` where a `sync_block` stands between here and the epoch's last read (block)."""
-    lane.epoch_of[count] = epoch + 1
     record(lane, count, epoch)
+    step(lane, count, epoch)
 
 
 @function
@@ -134,6 +134,12 @@ def record(lane, count, epoch):
 def close(lane, count, epoch):
     """`finish` of an epoch that is recorded already (block)."""
     sync_block()
+    step(lane, count, epoch)
+
+
+@function
+def step(lane, count, epoch):
+    """`advance` from an epoch that is recorded already (block)."""
     lane.epoch_of[count] = epoch + 1
 
 

@@ -104,11 +104,7 @@ def rounded_sums(kind, sums):
     """The data words that `sums` make, rounded to the kind."""
     if kind == INT32 or kind == FLOAT32:
         return sums[0], sums[1]
-    a, b, c, d = as_float32(sums[0]), as_float32(sums[1]), as_float32(sums[2]), as_float32(sums[3])
-    if kind == BFLOAT16:
-        return pack(a, b), pack(c, d)
-    first = uint32(float16_bits(a) | float16_bits(b) << uint32(16))
-    return first, uint32(float16_bits(c) | float16_bits(d) << uint32(16))
+    return words_of(kind, as_float32(sums[0]), as_float32(sums[1]), as_float32(sums[2]), as_float32(sums[3]))
 
 
 @function
@@ -128,31 +124,26 @@ def sum_of_data(kind, data, pes):
     return rounded_sums(kind, sums)
 
 
-@function
-def square_of_words(kind, first, second):
-    """The sum of a packet's squared elements, float32; not for INT32."""
-    values = local(4, uint32)
-    widen_words(kind, first, second, values)
-    total = float32(0)
-    for n in range(4):
-        total += as_float32(values[n]) * as_float32(values[n])
-    return total
+# --- a packet's elements as float32; not for INT32 ---
 
 
 @function
-def scale_words(kind, first, second, weight_first, weight_second, factor):
-    """A packet's elements times `factor` and then times a packet of weights, each product rounded once, in float32."""
-    values, weights = local(4, uint32), local(4, uint32)
-    widen_words(kind, first, second, values)
-    widen_words(kind, weight_first, weight_second, weights)
-    for n in range(4):
-        values[n] = as_bits(as_float32(values[n]) * factor * as_float32(weights[n]))
-    return rounded_sums(kind, values)
+def values_of(kind, first, second):
+    """The elements of a packet's two data words: four, zeros behind the last."""
+    if kind == FLOAT32:
+        return as_float32(first), as_float32(second), float32(0), float32(0)
+    if kind == BFLOAT16:
+        return low(first), high(first), low(second), high(second)
+    a, b = float16_value(first), float16_value(uint32(first >> uint32(16)))
+    return a, b, float16_value(second), float16_value(uint32(second >> uint32(16)))
 
 
 @function
-def widen_words(kind, first, second, values):
-    """A packet's elements as the bits of float32 values: uint32 [4], zeros behind the last."""
-    for n in range(4):
-        values[n] = uint32(0)
-    add_words(kind, first, second, values)
+def words_of(kind, a, b, c, d):
+    """The reverse of `values_of`, rounded to the kind."""
+    if kind == FLOAT32:
+        return as_bits(a), as_bits(b)
+    if kind == BFLOAT16:
+        return pack(a, b), pack(c, d)
+    first = uint32(float16_bits(a) | float16_bits(b) << uint32(16))
+    return first, uint32(float16_bits(c) | float16_bits(d) << uint32(16))

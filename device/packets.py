@@ -2,10 +2,10 @@
 
 A packet is 16 bytes, {data, epoch, data, epoch}, in one relaxed system-scope store; each 8-byte half carries its own
 epoch, so only 8-byte stores need arrive whole. The receiver polls its own memory until both epochs match: no fence, no
-flag, no barrier, one hop. Whoever waits for many packets waits for one of them first (`wait_for_packet`): thousands of
-threads that poll take the cache's bandwidth from the weights, and from the packets. A channel has two slot sets, chosen
-by the epoch's parity, and needs no reset as long as a sender stores epoch k + 1 only after it has read everyone's epoch
-k. A packet orders nothing but itself.
+flag, no barrier, one hop. Whoever waits for many packets waits first for one of them (`wait_for_packet`), or for what
+comes when they do: thousands of threads that poll take the cache's bandwidth from the weights, and from the packets. A
+channel has two slot sets, chosen by the epoch's parity, and needs no reset as long as a sender stores epoch k + 1 only
+after it has read everyone's epoch k. A packet orders nothing but itself.
 """
 
 from .backend import function, int64, lane_index, load_packet, local, sync_warp, thread_index, uint32
@@ -47,15 +47,29 @@ def receive(words, at, tag, limits, operation, peer):
 
 @function
 def receive_batch(
-    words, at, first, stride, count, tag, data, limits, operation, per_peer, batch=BATCH, rows=1, row_words=0, last=-1
+    words,
+    at,
+    first,
+    stride,
+    count,
+    tag,
+    data,
+    limits,
+    operation,
+    per_peer,
+    batch=BATCH,
+    rows=1,
+    row_words=0,
+    last=-1,
+    nap=NAP,
 ):
     """Waits for packets first, first + stride, ... (`batch` of them, those below `count`) of a channel (thread).
 
     The channel begins at word `at`; of `rows` channels, `row_words` apart, each has such packets. Their data words go
     to `data`, uint32 [rows, batch, 2]. All loads are in flight together: polling packet after packet would pay the
     memory's latency for each. per_peer: packets from each PE, by which the sender of a missing one is known; 0 where
-    all are this PE's own. last: where not below 0, the last packet of a batch, whatever would be due. batch and rows
-    are constants.
+    all are this PE's own. last: where not below 0, the last packet of a batch, whatever would be due. nap: see
+    `keep_waiting`. batch and rows are constants.
     """
     polls = began = 0
     while True:
@@ -73,7 +87,7 @@ def receive_batch(
             return
         polls += 1
         peer = missing // per_peer if per_peer > 0 else int64(limits.pe)
-        began = keep_waiting(limits, polls, began, operation, peer, missing, tag, seen)
+        began = keep_waiting(limits, polls, began, operation, peer, missing, tag, seen, nap)
         if began == LEAVE:
             return
 

@@ -87,6 +87,7 @@ class Channel:
         shape = Constants(
             kept=kept,
             kept_words=2 * kept,
+            kept_values=4 * kept,
             warp_turns=warp_turns,
             pes=team.size,
             pes_twice=2 * team.size,
