@@ -134,28 +134,33 @@ def keep_product(kind, k, first, second, weights, products):
 
 @function
 def add_share(lane, kind, source, start, residual, at, weight, of, work, products):
-    """The block's packets exchanged and added into residual, the thread's times weight; their squares' sum (block)."""
-    posted, weights = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
-    each, begun, squares = elements_of_packet(kind), 0, float32(0)
+    """The block's packets exchanged and added into residual, the thread's times weight; their squares' sum (block).
+
+    Each array is loaded at once, source before the epoch is needed: one memory latency for all of a thread's packets.
+    """
+    posted, added = local(lane.shape.kept_words, uint32), local(lane.shape.kept_words, uint32)
+    weights, squares = local(lane.shape.kept_words, uint32), float32(0)
+    each, begun = elements_of_packet(kind), 0
+    sync_block()
+    load_kept(lane, kind, source, start, work, posted)
     while packet_of(work, begun) < work.packets:
-        epoch, end = begin(lane, EXCHANGE), begun + lane.shape.packets
+        epoch, end = next_epoch(lane, EXCHANGE), begun + lane.shape.packets
         for k in range(lane.shape.kept):
             number = thread_index() + k * block_size()
-            packet = packet_of(work, number)
-            if begun <= number < end and packet < work.packets:
-                a, b = load_pair(source, start + packet * each)
-                posted[2 * k], posted[2 * k + 1] = a, b
-                post_to_others(lane, epoch, FIRST, number - begun, a, b)
+            if begun <= number < end and packet_of(work, number) < work.packets:
+                post_to_others(lane, epoch, FIRST, number - begun, posted[2 * k], posted[2 * k + 1])
         deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
         record(lane, EXCHANGE, epoch)
         if begun == 0:
+            load_kept(lane, kind, residual, at, work, added)
             load_kept(lane, kind, weight, of, work, weights)
         for k in range(lane.shape.kept):
-            number = thread_index() + k * block_size()
+            number, n = thread_index() + k * block_size(), 2 * k
             packet = packet_of(work, number)
             if begun <= number < end and packet < work.packets:
-                a, b = posted[2 * k], posted[2 * k + 1]
-                a, b = add_residual(lane, kind, epoch, number - begun, a, b, residual, at + packet * each)
+                own, old = (posted[n], posted[n + 1]), (added[n], added[n + 1])
+                a, b = add_to(lane, kind, epoch, number - begun, own, old)
+                store_pair(residual, at + packet * each, a, b)
                 squares += keep_product(kind, k, a, b, weights, products)
         close(lane, EXCHANGE, epoch)
         begun = end
@@ -174,17 +179,13 @@ def store_scaled(lane, kind, work, products, factor, target, to, each):
 
 
 @function
-def add_residual(lane, kind, epoch, number, first, second, residual, i):
-    """Packet `number` of the exchange, of which this PE posted first and second, summed into residual from element `i`
-    on; returns its words there (thread)."""
+def add_to(lane, kind, epoch, number, own, old):
+    """The words of the exchange's packet `number`, of which this PE posted `own`, summed and added to `old`."""
     data, sums = local(lane.shape.pes_twice, uint32), local(4, uint32)
-    a, b = load_pair(residual, i)
-    collect_others(lane, epoch, FIRST, number, first, second, data)
+    collect_others(lane, epoch, FIRST, number, own[0], own[1], data)
     add_data(kind, data, lane.shape.pes, sums)
-    add_words(kind, a, b, sums)
-    a, b = rounded_sums(kind, sums)
-    store_pair(residual, i, a, b)
-    return a, b
+    add_words(kind, old[0], old[1], sums)
+    return rounded_sums(kind, sums)
 
 
 @function
@@ -209,10 +210,11 @@ def show_share(lane, kind, source, start, residual, at, work, begun):
     epoch, shown = next_epoch(lane, EXCHANGE), next_epoch(lane, SHOWN)
     while is_due(lane, work, begun, number):
         packet = packet_of(work, begun + number)
-        a, b = load_pair(source, start + packet * each)
-        a, b = add_residual(lane, kind, epoch, number, a, b, residual, at + packet * each)
+        own, old = load_pair(source, start + packet * each), load_pair(residual, at + packet * each)
+        a, b = add_to(lane, kind, epoch, number, own, old)
         word = 4 * ((shown & 1) * lane.shape.hidden_packets + packet)
         store_packet(lane.hidden, word, a, uint32(shown), b, uint32(shown))
+        store_pair(residual, at + packet * each, a, b)
         number += block_size()
 
 

@@ -28,10 +28,16 @@ from .reduce_scatter import reduce_scatter_grid
 
 @function
 def _take_over(comm, state):
+    lane = _wait_with_lane(comm, state)
+    read_epochs(lane)
+    return lane
+
+
+@function
+def _wait_with_lane(comm, state):
     lane = prepare_lane(comm, state)
     wait_for_prior_kernel()
     start_next_kernel()
-    read_epochs(lane)
     return lane
 
 
@@ -69,13 +75,15 @@ def broadcast(call, comm, source, start, target, to, count, root):
 @kernel
 def all_reduce_norm_rows(call, comm, source, start, target, to, residual, at, weight, of, count, rows, eps):
     """Vectors of `count` elements, a block each: for many."""
-    lane = _take_over(comm, local(comm.shape.lane_words, int64))
-    sums = shared(0, block_size(), float32)
-    for row in range(block_index(), rows, grid_size()):
+    lane = _wait_with_lane(comm, local(comm.shape.lane_words, int64))
+    sums, row = shared(0, block_size(), float32), block_index()
+    while row < rows:
+        read_epochs(lane)  # again for each: what a loop keeps, it waits for before it loads anything
         i = row * count
         all_reduce_norm_block(
             lane, call.kind, source, start + i, residual, at + i, weight, of, target, to + i, count, eps, sums
         )
+        row += grid_size()
 
 
 @kernel
