@@ -31,11 +31,12 @@ Communicator = namedtuple(
 )
 Communicator.__doc__ = """A kernel's argument, made by `PE.communicator`, which its blocks open lanes of.
 
-shape: Constants: `pes` (pes_twice is 2 * pes), `lane_words` (2), `lanes`, `packets` (of a lane and sender in one
-exchange, a multiple of RUN), `lines` (likewise, of 15 packets each), `put` (NVSHMEM's put_signal in place of
-packets), `two_shot_bytes` and `line_bytes` (longer messages go in two shots, in lines), `hidden_packets`, `kept` (of
-them by a thread; kept_words is 2 * kept, kept_values 4 * kept), `warp_turns` (in which a warp reads a word of each).
-rank: this PE's in the team. distances: a table, heap distances by rank; pes: int64 [pes], world numbers.
+shape: Constants: `rank` (this PE's in the team, known when a kernel is compiled, which then has no branches about its
+own packets), `pes` (pes_twice is 2 * pes), `lane_words` (2), `lanes`, `packets` (of a lane and sender in an exchange, a
+multiple of RUN), `lines` (likewise, of 15 packets each), `put` (NVSHMEM's put_signal in place of packets),
+`two_shot_bytes` and `line_bytes` (longer messages go in two shots, in lines), `hidden_packets`, `kept` (of them by a
+thread; kept_words is 2 * kept, kept_values 4 * kept), `warp_turns` (in which a warp reads a word of each).
+rank: the same, as a number. distances: a table, heap distances by rank; pes: int64 [pes], world numbers.
 slots, lines, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, packets / RUN, lanes, RUN, 4
 words], uint32 [2 parities, 2 phases, senders, lines, lanes, LINE_WORDS], uint32 [2 parities, 2 phases,
 senders, lanes, packets, 2 words], uint32 [receivers, lanes, packets, 2 words], uint64 [PHASES, senders, lanes].
@@ -71,7 +72,7 @@ def prepare_lane(comm, state):
     """The part of `open_lane` that reads no memory: an earlier kernel need not have ended for it (block)."""
     return Lane(
         comm.shape,
-        comm.rank,
+        comm.shape.rank,
         comm.distances,
         comm.pes,
         comm.slots,

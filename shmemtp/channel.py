@@ -89,6 +89,7 @@ class Channel:
             kept_words=2 * kept,
             kept_values=4 * kept,
             warp_turns=warp_turns,
+            rank=team.rank,
             pes=team.size,
             pes_twice=2 * team.size,
             lane_words=2,
