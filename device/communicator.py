@@ -41,8 +41,8 @@ slots, lines, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, s
 words], uint32 [2 parities, 2 phases, senders, lines, lanes, LINE_WORDS], uint32 [2 parities, 2 phases,
 senders, lanes, packets, 2 words], uint32 [receivers, lanes, packets, 2 words], uint64 [PHASES, senders, lanes].
 hidden: uint32 [2 parities, hidden_packets, 4 words], what this PE's blocks tell each other.
-epochs: int64 [2 * lanes + 2]: each lane's next exchange, each lane's next `hidden`, how many blocks are in `sync_grid`,
-how often they have met there. watch: the limit of waits.
+epochs: int64 [2 * lanes + 1]: each lane's next exchange, each lane's next `hidden`, what `sync_grid` counts blocks
+with. watch: the limit of waits.
 """
 Lane = namedtuple("Lane", "shape rank distances pes slots lines inbox outbox signals hidden epochs watch epoch_of")
 Lane.__doc__ = """A block's lane, as its kernel opened it: the communicator, with its epochs at hand."""

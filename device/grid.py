@@ -11,7 +11,6 @@ from .backend import (
     peer,
     quiet,
     signal,
-    store_relaxed,
     store_release,
     sync_block,
     thread_index,
@@ -21,6 +20,7 @@ from .communicator import BARRIER_ALL, EXCHANGE, begin, finish, limits_of, signa
 from .exchange import wait_for_signals
 from .watch import BARRIER, GRID, LEAVE, keep_waiting
 
+OPEN = 1 << 62
 LONG_NAP = 200  # nanoseconds: blocks that wait for long for one word keep others from words beside it
 
 
@@ -32,23 +32,25 @@ def sync_grid(lane):
     """
     sync_block()
     if thread_index() == 0:
-        _meet(lane, 2 * lane.shape.lanes, 2 * lane.shape.lanes + 1)
+        meet_blocks(lane)
     sync_block()
 
 
 @function
-def _meet(lane, arrived, meetings):
-    """The last block to arrive opens the door to all (thread)."""
-    limits = limits_of(lane)
-    meeting = load_acquire(lane.epochs, meetings)
-    if atomic_add(lane.epochs, arrived, int64(1)) == grid_size() - 1:
-        store_relaxed(lane.epochs, arrived, int64(0))
-        store_release(lane.epochs, meetings, meeting + 1)
-        return
+def meet_blocks(lane):
+    """`sync_grid` between threads, one of each block; lane: or the communicator (thread).
+
+    All add to one word; block 0 adds what makes the sum OPEN, so that this bit changes when the last one has come.
+    """
+    limits, at = limits_of(lane), 2 * lane.shape.lanes
+    mine = OPEN - (grid_size() - 1) if block_index() == 0 else int64(1)
+    before = atomic_add(lane.epochs, at, mine)
+    seen = before + mine
     polls = began = 0
-    while load_acquire(lane.epochs, meetings) == meeting and began != LEAVE:
+    while (seen ^ before) & OPEN == 0 and began != LEAVE:
         polls += 1
-        began = keep_waiting(limits, polls, began, GRID, lane.rank, block_index(), meeting + 1, meeting, LONG_NAP)
+        began = keep_waiting(limits, polls, began, GRID, lane.rank, block_index(), int64(1), int64(0), LONG_NAP)
+        seen = load_acquire(lane.epochs, at)
 
 
 @function

@@ -79,7 +79,7 @@ class Channel:
         self._pes.fill(np.array(team.pes, np.int64))
         distances = pe.device.table([0] * team.size if team.distances is None else team.distances)
         self._hidden = pe.device.array(2 * 4 * extent.hidden_packets, np.uint32)
-        self._epochs = pe.device.array(2 * extent.lanes + 2, np.int64)
+        self._epochs = pe.device.array(2 * extent.lanes + 1, np.int64)
         self.set_epochs(1)  # cleared slots hold epoch 0
         kept, warp_turns = KEPT, 1
         if pe.backend == "emulator":  # a block may be one thread, a warp too
@@ -119,7 +119,7 @@ class Channel:
 
     def set_epochs(self, epoch: int):
         """Every lane's next exchange is number `epoch`. On all PEs, while no kernel uses it."""
-        self._epochs.fill(np.array([epoch] * 2 * self.extent.lanes + [0, 0], np.int64))
+        self._epochs.fill(np.array([epoch] * 2 * self.extent.lanes + [0], np.int64))
 
     def check(self, kernel: str):
         self.watch.check(kernel)
