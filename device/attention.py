@@ -1,10 +1,8 @@
-"""Attention of a pass's tokens over the KV cache, the context split over the blocks (flash-decoding; Dao et al., 2023).
+"""Attention of a token over the KV cache, the context split over the blocks (flash-decoding; Dao et al., 2023).
 
 A unit is one KV head and one part of the context (cache.py). Its granules go to its block's first warps in turn; each
 computes the softmax-weighted values of its positions for the `group` query heads that share the KV head. The block
 publishes their sum with its maximum and the sum of the weights, and the blocks then merge the parts (merge.py).
-
-The vectors of a pass's tokens stand side by side: query, key or value number v of token t is row v * tokens + t.
 """
 
 from collections import namedtuple
@@ -35,7 +33,6 @@ from .cache import (
     head_and_part,
     key_place,
     owns,
-    owns_any,
     positions_of_part,
     value_place,
 )
@@ -48,32 +45,31 @@ TOGETHER = 8  # queries that a warp takes at once
 LOWEST = -1e30  # a score below every real one, and far from overflow
 
 Scratch = namedtuple("Scratch", "queries counts vectors totals rotation")
-Scratch.__doc__ = """A unit's shared memory. queries: uint16 bf16 [group, tokens, head_dim]. counts: uint32 [group,
-tokens], how many of the part's positions a query sees. vectors: float32 [warps, queries, head_dim], the results of
+Scratch.__doc__ = """A unit's shared memory. queries: uint16 bf16 [group, head_dim]. counts: uint32 [group], how many of
+the part's positions a query sees. vectors: float32 [warps, queries, head_dim], the results of
 `plan.attending` warps for TOGETHER queries or fewer. totals: float32 [warps, queries, 2], the maximum of their scores
-and the sum of their weights. rotation: float32 [tokens, head_dim], of `rotate_head`, the same for all layers of a
-pass."""
+and the sum of their weights. rotation: float32 [head_dim], of `rotate_head`, the same for all layers of a
+token."""
 
 
 @function
 def attend(plan, cache, channels, scratch, layer, position, step, limits):
-    """All units of this block for the pass's tokens, of which the first is at `position` (block).
+    """All units of this block for the token at `position` (block).
 
     Their queries, keys and values come by channel. The scratch must be free: this begins with no barrier.
     """
-    rows = plan.group * plan.tokens
     unit = uint32(block_index())
     while unit < plan.units:
         head, part = head_and_part(plan, unit)
-        granules = granules_of_part(plan, part, position + plan.tokens)
+        granules = granules_of_part(plan, part, position + 1)
         warps = min(granules, uint32(plan.attending))
         count_positions(plan, scratch.counts, part, position)
         receive_heads(plan, cache, channels, scratch, layer, head, part, position, step, limits)
         sync_workers(plan)
         at = granule_place(plan, layer, head, first_position(plan, part, 0))
         first = uint32(0)
-        while first < rows:
-            some = min(uint32(rows - first), uint32(TOGETHER))
+        while first < plan.group:
+            some = min(uint32(plan.group - first), uint32(TOGETHER))
             if warp_index() < warps:
                 attend_granules(
                     *(scratch.queries, first, some, scratch.counts, cache.keys, cache.values),
@@ -91,35 +87,33 @@ def attend(plan, cache, channels, scratch, layer, position, step, limits):
 def count_positions(plan, counts, part, position):
     """Scratch.counts (block); by its last threads, for the first ones are about to wait for queries."""
     row = plan.block - 1 - thread_index()
-    while row < plan.group * plan.tokens:
-        counts[row] = positions_of_part(plan, part, position + row % plan.tokens + 1)
+    while row < plan.group:
+        counts[row] = positions_of_part(plan, part, position + 1)
         row += plan.block
 
 
 @function
 def receive_heads(plan, cache, channels, scratch, layer, head, part, position, step, limits):
     """The group's queries to `scratch`, the new keys and values that this part holds to the cache (block)."""
-    count = plan.group + (2 if owns_any(plan, part, position) else 0)
+    count = plan.group + (2 if owns(plan, part, position) else 0)
     number = warp_index()
-    while number < count * plan.tokens:
-        vector, token = number // plan.tokens, number % plan.tokens
-        if vector < plan.group or owns(plan, part, position + token):
-            receive_head(plan, cache, channels, scratch, layer, head, vector, token, position + token, step, limits)
+    while number < count:
+        receive_head(plan, cache, channels, scratch, layer, head, number, position, step, limits)
         number += plan.warps
 
 
 @function
-def receive_head(plan, cache, channels, scratch, layer, head, vector, token, position, step, limits):
+def receive_head(plan, cache, channels, scratch, layer, head, vector, position, step, limits):
     """A query of the group, or its key or value: normalised and rotated as it must be, rounded to bf16 (warp)."""
     half = plan.head_dim // 2
     source = head * plan.group + vector  # among all heads: queries, keys, values
     if vector >= plan.group:
         source = plan.heads + (vector - plan.group) * plan.kv_heads + head
-    at = plan.channel_qkv + 4 * ((step & 1) * plan.qkv_pairs + source * half) * plan.tokens
+    at = plan.channel_qkv + 4 * ((step & 1) * plan.qkv_pairs + source * half)
     data, x, y = local(plan.head_words, uint32), local(plan.head_turns, float32), local(plan.head_turns, float32)
     wait_for_packet(channels, at, uint32(step), limits, QUERY)
     receive_batch(
-        *(channels, at, lane_index() * plan.tokens + token, warp_size() * plan.tokens, half * plan.tokens),
+        *(channels, at, lane_index(), warp_size(), half),
         *(uint32(step), data, limits, QUERY, 0, plan.head_turns),
     )
     for turn in range(plan.head_turns):
@@ -128,14 +122,14 @@ def receive_head(plan, cache, channels, scratch, layer, head, vector, token, pos
         is_key = vector == plan.group
         if plan.qk_norm:
             normalise_head(plan, x, y, cache.head_norms, (2 * layer + (1 if is_key else 0)) * plan.head_dim)
-        rotate_head(plan, x, y, scratch.rotation, token, float32(1) if is_key else plan.score_scale)
+        rotate_head(plan, x, y, scratch.rotation, 0, float32(1) if is_key else plan.score_scale)
     granule, n = granule_place(plan, layer, head, position), position % GRANULE
     for turn in range(plan.head_turns):
         d = turn * warp_size() + lane_index()
         if d < half:
             upper, lower = bf16_bits(x[turn]), bf16_bits(y[turn])
             if vector < plan.group:
-                to = (vector * plan.tokens + token) * plan.head_dim + d
+                to = vector * plan.head_dim + d
                 scratch.queries[to], scratch.queries[to + half] = upper, lower
             elif vector == plan.group:
                 cache.keys[granule + key_place(n, d)], cache.keys[granule + key_place(n, d + half)] = upper, lower
@@ -155,8 +149,8 @@ def publish_part(plan, channels, scratch, unit, first, some, warps, step):
 
     As packets: for each query head_dim / 2 pairs, then its maximum and sum of weights.
     """
-    half, rows, tag = plan.head_dim // 2, plan.group * plan.tokens, uint32(step)
-    at = plan.channel_partial + 4 * (((step & 1) * plan.units + unit) * rows + first) * (half + 1)
+    half, tag = plan.head_dim // 2, uint32(step)
+    at = plan.channel_partial + 4 * (((step & 1) * plan.units + unit) * plan.group + first) * (half + 1)
     i = uint32(thread_index())
     while i < some * (half + 1):
         row = uint32(i // uint32(half + 1))

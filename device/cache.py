@@ -45,15 +45,6 @@ def owns(plan, part, position):
 
 
 @function
-def owns_any(plan, part, position):
-    """Whether a position of the pass, whose first is `position`, belongs to `part` (thread).
-
-    A pass is no longer than a granule, so it has positions in one or two: those of its first and its last token.
-    """
-    return owns(plan, part, position) or (plan.tokens > 1 and owns(plan, part, position + plan.tokens - 1))
-
-
-@function
 def first_position(plan, part, granule):
     """The first position of the part's granule number `granule` (thread)."""
     return (granule * plan.parts + part) * GRANULE

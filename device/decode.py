@@ -4,8 +4,7 @@ One launch serves one request: every prompt token and every generated token, all
 round trip to a host. Weights arrive by the stream, which runs ahead of everything else; activations travel between
 blocks and PEs as packets. Shapes are this PE's share; `plan` is a record of constants (shmemtp/plan.py).
 
-A pass takes `plan.tokens` tokens through all layers and reads every weight once. Generated tokens come one by one; a
-prompt is fed several at a time, by passes with a plan of their own. A token's sums are the same in both, bit for bit.
+Every token is a pass through all layers and reads every weight once. A prompt is fed many tokens at a time (prompt/).
 """
 
 from collections import namedtuple
@@ -15,10 +14,8 @@ from .backend import (
     clock,
     float32,
     function,
-    int32,
     int64,
     kernel,
-    load_relaxed,
     local,
     shared,
     store_relaxed,
@@ -34,7 +31,12 @@ from .feeder import feed
 from .layer import Resident, begin_token, decode_layer, open_block
 from .matvec import multiply, pairs_of, product_of
 from .projections import keep_logits
-from .request import COUNT, FED_FLAG, REASON, REASON_FLAG, RUNNING, STOP, STOP_INTERVAL, Request, has_ended
+from .prompt import feeder as prompt_feeder
+from .prompt import stream as prompt_stream
+from .prompt.passes import Shown, prefill
+from .prompt.passes import open_block as open_passes
+from .prompt.stream import STATE_FIELDS as PROMPT_STATE_FIELDS
+from .request import COUNT, FED_FLAG, REASON, REASON_FLAG, RUNNING, STOP_INTERVAL, Request, has_ended, wish_of_host
 from .sample import choose
 from .sequence import LM_HEAD, stages_of
 from .stream import STATE_FIELDS, Stream, close_stream, end_stream, open_stream
@@ -63,49 +65,8 @@ def open_ring(plan, state):
 
 
 @function
-def wish_of_host(comm, host):
-    """The wish to stop, which only PE 0's host can have and its first block tells (thread)."""
-    return int32(load_relaxed(host.control, STOP)) if comm.rank == 0 and block_index() == 0 else int32(0)
-
-
-@function
-def worth_a_pass(plan, left):
-    """Whether `left` tokens take longer one by one than together: a pass of 8 tokens takes as long as two of one."""
-    return left > max(1, plan.tokens // 4)
-
-
-@function
-def prefill(plan, stream, block, comm, channels, resident, cache, ballot, request, host, epochs):
-    """Feeds the prompt's tokens before its last one, `plan.tokens` at a time (block).
-
-    Some may be left for `generate`. Returns the epochs to go on with; the block's flags say how many it fed, and why
-    the request ended, if it did.
-    """
-    limits = limits_of(comm)
-    step, epoch = epochs
-    fed, reason = 0, int64(RUNNING)
-    while reason == RUNNING and worth_a_pass(plan, request.prompt_count - 1 - fed):
-        first = min(fed, request.prompt_count - 1 - plan.tokens)  # some a second time, which changes nothing
-        position = request.start + first
-        for token in range(plan.tokens):
-            begin_token(plan, resident, block, request.prompt[first + token], token, position + token)
-        for layer in range(plan.layers):
-            decode_layer(plan, stream, block, comm, resident, cache, channels, layer, uint32(position), step, limits)
-            step += 1
-        fed = first + plan.tokens
-        wish = False
-        if fed % STOP_INTERVAL == 0:
-            wish = agree_to_stop(plan, comm, ballot, epoch, wish_of_host(comm, host), limits)
-            epoch += 1
-        reason = has_ended(plan, request, block, 0, 0, wish, limits)
-    if thread_index() == 0:
-        block.flags[FED_FLAG] = fed
-    return step, epoch
-
-
-@function
-def next_token(plan, stream, block, comm, ballot, request, record, generated, position, epoch, stop, limits):
-    """lm_head and the choice of the next token (block); returns it, the wish to stop and the next vote's epoch.
+def next_token(plan, stream, block, comm, ballot, request, record, generated, position, stop, limits):
+    """lm_head and the choice of the next token (block); returns it and the wish to stop.
 
     lm_head has many more rows than a layer's products: it is multiplied in turns, as `partial` has room for.
     """
@@ -115,7 +76,7 @@ def next_token(plan, stream, block, comm, ballot, request, record, generated, po
         first, pairs = pairs_of(begun, plan.lm_head_splits), pairs_of(tiles, plan.lm_head_splits)
         sync_workers(plan)
         stages = stages_of(plan, LM_HEAD) - begun if begun + tiles == plan.lm_head_tiles else tiles
-        product = product_of(plan, stream, stages, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
+        product = product_of(plan, stages, pairs // 2, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
         multiply(plan, stream, block.x, block.partial, product)
         sync_workers(plan)
         at = generated * plan.vocab
@@ -123,31 +84,32 @@ def next_token(plan, stream, block, comm, ballot, request, record, generated, po
         begun += tiles
     sync_workers(plan)
     first_token = comm.rank * plan.vocab + block_index() * plan.lm_head_rows
-    return choose(plan, comm, ballot, block.logits, first_token, request, position, epoch, stop, limits)
+    return choose(plan, comm, ballot, block.logits, first_token, request, position, stop, limits)
 
 
 @function
-def generate(plan, stream, block, comm, channels, resident, cache, ballot, request, host, fed, epochs):
+def generate(plan, stream, block, comm, channels, resident, cache, ballot, request, host, fed, step):
     """Feeds the prompt from token `fed` on, then every token that it chooses (block).
 
-    Returns the epochs to go on with; the block's flags say why the request ended.
+    step: of the first layer, see `decode_layer`. Returns the one to go on with; the block's flags say why the request
+    ended.
     """
     limits = limits_of(comm)
-    step, epoch = epochs
     token, reason = request.prompt[fed], int64(RUNNING)
     position = uint32(request.start + fed)
     while reason == RUNNING:
-        stop = wish_of_host(comm, host)
-        begin_token(plan, resident, block, token, 0, position)
-        for layer in range(plan.layers):
+        stop = wish_of_host(comm, host.control)
+        begin_token(plan, resident, block, token, position)
+        layer = uint32(0)
+        while layer < plan.layers:
             decode_layer(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits)
-            step += 1
+            layer, step = uint32(layer + 1), step + 1
         wish = False
         fed = position - request.start + 1  # this pass's token too
         generated = fed - request.prompt_count  # before this pass, once it is not below 0
         if generated >= 0:
-            token, wish, epoch = next_token(
-                plan, stream, block, comm, ballot, request, host.record, generated, position, epoch, stop, limits
+            token, wish = next_token(
+                plan, stream, block, comm, ballot, request, host.record, generated, position, stop, limits
             )
             if block_index() == 0 and thread_index() == 0:
                 store_relaxed(host.tokens, generated, token)
@@ -156,11 +118,10 @@ def generate(plan, stream, block, comm, channels, resident, cache, ballot, reque
         else:
             token = request.prompt[fed]
             if fed % STOP_INTERVAL == 0:
-                wish = agree_to_stop(plan, comm, ballot, epoch, stop, limits)
-                epoch += 1
+                wish = agree_to_stop(plan, comm, ballot, stop, limits)
         position = uint32(position + 1)
         reason = has_ended(plan, request, block, generated + 1, token, wish, limits)
-    return step, epoch
+    return step
 
 
 @kernel
@@ -168,9 +129,11 @@ def decode(
     plan,
     comm,
     channels,
-    prefill_plan,
-    prefill_comm,
-    prefill_channels,
+    prompt_plan,
+    prompt_comm,
+    prompt_x,
+    prompt_rows,
+    prompt_squares,
     weights,
     embedding,
     norms,
@@ -200,8 +163,9 @@ def decode(
 ):
     """Decodes one request; launched by DecodeLoop (shmemtp/loop.py).
 
-    channels: uint32, what this PE's blocks tell each other (`plan.channel_*`). Passes with `prefill_plan` have a
-    communicator and channels of their own, whose slots no other passes use. weights to biases, and rope: see Resident.
+    channels: uint32, what this PE's blocks tell each other (`plan.channel_*`). prompt_plan: a prompt's passes; they
+    have a communicator of their own, whose slots no other passes use. prompt_x, prompt_rows, prompt_squares: see Shown.
+    weights to biases, and rope: see Resident.
     head_norms: float32 [layers, 2, head_dim], of queries and keys. keys, values: see cache.Cache. votes and what
     belongs to them: see Ballot. prompt to seed: see Request. control to times, record, trace: see Host. epochs: int64
     [2], carried on.
@@ -216,33 +180,35 @@ def decode(
         vote_signals,
         shared(plan.shared_keys, plan.warps, uint64),
         shared(plan.shared_numbers, plan.warps + 4, float32),
+        shared(plan.shared_epoch, 1, int64),
     )
-    fed, reason, carried = int64(0), int64(RUNNING), (epochs[STEP_EPOCH], epochs[VOTE_EPOCH])
-    if prefill_plan.tokens > 1 and prompt_count > prefill_plan.tokens:
-        block = open_block(prefill_plan, trace)
-        stream = open_ring(prefill_plan, local(STATE_FIELDS, uint32))
-        if is_feeder(prefill_plan):
-            feed(prefill_plan, stream, weights, prompt_count)
+    if thread_index() == 0:
+        ballot.epoch[0] = epochs[VOTE_EPOCH]  # for after the barrier with which passes begin
+    fed, reason, step = int64(0), int64(RUNNING), epochs[STEP_EPOCH]
+    if prompt_plan.tokens > 0 and prompt_count > 2:
+        state = local(PROMPT_STATE_FIELDS, uint32)
+        stream, passes = prompt_stream.open_stream(prompt_plan, state), open_passes(prompt_plan)
+        shown = Shown(prompt_x, prompt_rows, prompt_squares)
+        if is_feeder(prompt_plan):
+            prompt_feeder.feed(prompt_plan, stream, weights, prompt_x, prompt_count)
         else:
-            carried = prefill(
-                *(prefill_plan, stream, block, prefill_comm, prefill_channels),
-                *(resident, cache, ballot, request, host, carried),
+            step = prefill(
+                *(prompt_plan, stream, passes, prompt_comm),
+                *(resident, cache, shown, ballot, request, control, step),
             )
-            close_stream(prefill_plan, stream)
-        end_stream(prefill_plan, stream)
-        fed, reason = block.flags[FED_FLAG], block.flags[REASON_FLAG]
+            prompt_stream.close_stream(stream)
+        prompt_stream.end_stream(prompt_plan, stream)
+        fed, reason = passes.flags[FED_FLAG], passes.flags[REASON_FLAG]
     if reason == RUNNING:
         block = open_block(plan, trace)
         stream = open_ring(plan, local(STATE_FIELDS, uint32))
         if is_feeder(plan):
             feed(plan, stream, weights, prompt_count - 1 - fed)
         else:
-            carried = generate(
-                *(plan, stream, block, comm, channels, resident, cache, ballot, request, host, fed, carried)
-            )
+            step = generate(plan, stream, block, comm, channels, resident, cache, ballot, request, host, fed, step)
             close_stream(plan, stream)
         end_stream(plan, stream)
         reason = block.flags[REASON_FLAG]
     if block_index() == 0 and thread_index() == 0:
-        epochs[STEP_EPOCH], epochs[VOTE_EPOCH] = carried
+        epochs[STEP_EPOCH], epochs[VOTE_EPOCH] = step, ballot.epoch[0]
         store_release(progress, REASON, reason)

@@ -1,4 +1,4 @@
-"""A transformer layer of a pass, from its tokens' embeddings on, and the shared memory in which a block works on it."""
+"""A transformer layer of a token, from its embedding on, and the shared memory in which a block works on it."""
 
 from collections import namedtuple
 
@@ -29,9 +29,9 @@ from .workers import sync_workers
 Block = namedtuple("Block", "x_words x partial logits scratch residual sums flags trace")
 Block.__doc__ = """A block's shared memory beside the stream's ring.
 
-x: uint16 bf16 [tokens, x_stride], the current product's inputs (x_words: the same as uint32). partial: float32
-[tiles, TILE_ROWS, tokens], a product's sums. logits: float32. scratch: attention's, in the same memory as x.
-residual: float32 [hidden_local, tokens, 2], the block's pairs of the hidden states. sums: float32 [tokens, warps].
+x: uint16 bf16 [x_elements], the current product's input (x_words: the same as uint32). partial: float32
+[tiles, TILE_ROWS], a product's sums. logits: float32. scratch: attention's, in the same memory as x.
+residual: float32 [hidden_local, 2], the block's pairs of the hidden state. sums: float32 [warps].
 flags: int64 [2], see request.py. trace: device memory of trace.py.
 """
 Resident = namedtuple("Resident", "weights embedding norms biases rope")
@@ -49,14 +49,14 @@ def open_block(plan, trace):
         shared(plan.shared_partial, plan.partial_count, float32),
         shared(plan.shared_logits, plan.logits_count, float32),
         Scratch(
-            shared(plan.shared_queries, plan.group * plan.tokens * plan.head_dim, uint16),
-            shared(plan.shared_counts, plan.group * plan.tokens, uint32),
+            shared(plan.shared_queries, plan.group * plan.head_dim, uint16),
+            shared(plan.shared_counts, plan.group, uint32),
             shared(plan.shared_vectors, plan.attending * plan.attending_rows * plan.head_dim, float32),
             shared(plan.shared_totals, plan.attending * plan.attending_rows * 2, float32),
-            shared(plan.shared_rotation, plan.tokens * plan.head_dim, float32),
+            shared(plan.shared_rotation, plan.head_dim, float32),
         ),
-        shared(plan.shared_residual, 2 * plan.hidden_local * plan.tokens, float32),
-        shared(plan.shared_sums, plan.tokens * plan.warps, float32),
+        shared(plan.shared_residual, 2 * plan.hidden_local, float32),
+        shared(plan.shared_sums, plan.warps, float32),
         shared(plan.shared_flags, 2, int64),
         trace,
     )
@@ -68,19 +68,19 @@ def open_block(plan, trace):
 
 
 @function
-def begin_token(plan, resident, block, token_id, token, position):
-    """The hidden state and the rotation of the pass's token number `token` (block)."""
-    embed(plan, resident.embedding, token_id, token, resident.norms, block.x_words, block.sums)
-    load_rotation(plan, resident.rope, position, token, block.scratch.rotation)
+def begin_token(plan, resident, block, token_id, position):
+    """The token's hidden state and rotation (block)."""
+    embed(plan, resident.embedding, token_id, resident.norms, block.x_words, block.sums)
+    load_rotation(plan, resident.rope, position, block.scratch.rotation)
     first = block_index() * plan.hidden_local
-    start_residual(plan, resident.embedding, token_id, token, first, own_pairs(plan), block.residual)
+    start_residual(plan, resident.embedding, token_id, first, own_pairs(plan), block.residual)
 
 
 @function
 def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits):
-    """One transformer layer of a pass; x and sums hold its normalised input (block).
+    """One transformer layer; x and sums hold its normalised input (block).
 
-    position: the first token's. step: how many layers of how many passes came before, since the memory was made: the
+    position: the token's. step: how many layers of how many passes came before, since the memory was made: the
     tag of this one's packets. channels: words by which this PE's blocks tell each other. limits: of every wait.
 
     Attention and MLP have one shape: a column-parallel product, what its rows become, a row-parallel product, and its
@@ -91,7 +91,7 @@ def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, po
         attention = half == 0
         sync_workers(plan)
         mark(plan, block.trace, layer, half, INPUT)
-        multiply(plan, stream, block.x, block.partial, column_parallel(plan, stream, attention))
+        multiply(plan, stream, block.x, block.partial, column_parallel(plan, attention))
         sync_workers(plan)
         mark(plan, block.trace, layer, half, COLUMN_PARALLEL)
         prefetch_norms(plan, resident.norms, 2 * layer + half + 1)
@@ -107,14 +107,14 @@ def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, po
         receive_between(plan, channels, attention, step, block.x_words, limits)
         sync_workers(plan)
         mark(plan, block.trace, layer, half, RECEIVED)
-        product = row_parallel(plan, stream, attention)
+        product = row_parallel(plan, attention)
         multiply(plan, stream, block.x, block.partial, product)
         sync_workers(plan)
         mark(plan, block.trace, layer, half, ROW_PARALLEL)
         epoch = 2 * step + half
         reduce_residual(plan, comm, channels, block.partial, product.splits, block.residual, epoch)
         if not attention:
-            prefetch_cache(plan, cache, layer + 1 if layer + 1 < plan.layers else 0, position + plan.tokens)
+            prefetch_cache(plan, cache, layer + 1 if layer + 1 < plan.layers else 0, position + 1)
         mark(plan, block.trace, layer, half, REDUCED)
         row = 2 * layer + half + 1
         receive_hidden(plan, channels, resident.norms, row, epoch, block.x_words, block.sums, limits)

@@ -2,65 +2,94 @@
 
 from collections import namedtuple
 
-from .backend import float32, function, multiply_rows, uint32
-from .sequence import DOWN, GATE_UP, O_PROJ, QKV, TILE_ROWS, stages_of
+from .backend import float32, function, multiply_rows, uint32, uint64
+from .sequence import DOWN, GATE_UP, GROUP, O_PROJ, QKV, TILE_ROWS, stages_of
 from .stream import TILE, release_tile, wait_tile
 
-Product = namedtuple("Product", "stages splits columns low start step")
-Product.__doc__ = """A matrix in the stream, uint32: the stages that a block's tiles take, the tiles of a row, a tile's
-columns.
+Product = namedtuple("Product", "stages splits columns low whole split_inverse rest_inverse")
+Product.__doc__ = """A matrix in the stream, uint32: the stages that a block's tiles take, the splits of its columns, a
+tile's columns.
 
-low: where the low terms of its input stand behind the high ones, in elements; 0 if there are none. start: where the
-warp's first tile meets the input; step: how much further its next one does, beyond the input's end from its beginning.
+low: where the low terms of its input stand behind the high ones, in elements; 0 if there are none. whole: the tiles of
+whole groups. split_inverse, rest_inverse: of `quotient`, of the splits and of the quads that the last group has.
 """
+SHIFT = 31
 
 
 @function
-def product_of(plan, stream, stages, splits, columns, low):
-    """splits: a constant, so that no division by it remains."""
-    start, step = uint32(stream.state[TILE] % uint32(splits) * columns), uint32(plan.warps % splits * columns)
-    return Product(uint32(stages), uint32(splits), uint32(columns), uint32(low), start, step)
+def inverse_of(divisor):
+    """For `quotient` (thread)."""
+    return uint32((uint64(1 << SHIFT) + uint64(divisor - 1)) // uint64(divisor))
 
 
 @function
-def column_parallel(plan, stream, attention):
+def quotient(number, inverse):
+    """`number` // the divisor of `inverse`, where number * divisor is below 2^31: no division remains (thread)."""
+    return uint32((uint64(number) * uint64(inverse)) >> uint64(SHIFT))
+
+
+@function
+def product_of(plan, stages, quads, splits, columns, low):
+    """quads: of the block. quads, splits: constants, so that no division by them remains."""
+    whole, rest = uint32(quads // GROUP * GROUP * splits), uint32(max(1, quads % GROUP))
+    return Product(
+        *(uint32(stages), uint32(splits), uint32(columns), uint32(low), whole, inverse_of(splits), inverse_of(rest))
+    )
+
+
+@function
+def column_parallel(plan, attention):
     """The first product of a layer's half: qkv or gate_up."""
     if attention:
-        return product_of(plan, stream, stages_of(plan, QKV), plan.qkv_splits, plan.qkv_columns, plan.low_terms)
-    return product_of(plan, stream, stages_of(plan, GATE_UP), plan.gate_up_splits, plan.gate_up_columns, plan.low_terms)
+        return product_of(
+            *(plan, stages_of(plan, QKV), plan.qkv_local // 2, plan.qkv_splits, plan.qkv_columns, plan.low_terms)
+        )
+    return product_of(
+        *(plan, stages_of(plan, GATE_UP), plan.gate_up_local // 2, plan.gate_up_splits, plan.gate_up_columns),
+        plan.low_terms,
+    )
 
 
 @function
-def row_parallel(plan, stream, attention):
+def row_parallel(plan, attention):
     """The second product of a layer's half: o or down."""
+    quads = plan.hidden_local // 2
     if attention:
-        return product_of(plan, stream, stages_of(plan, O_PROJ), plan.o_splits, plan.o_columns, 0)
-    return product_of(plan, stream, stages_of(plan, DOWN), plan.down_splits, plan.down_columns, 0)
+        return product_of(plan, stages_of(plan, O_PROJ), quads, plan.o_splits, plan.o_columns, 0)
+    return product_of(plan, stages_of(plan, DOWN), quads, plan.down_splits, plan.down_columns, 0)
 
 
 @function
 def multiply(plan, stream, x, partial, product):
-    """The block's rows of one matrix times the pass's vectors (warp; the block's warps share the tiles).
+    """The block's rows of one matrix times a vector (warp; the block's warps share the tiles).
 
-    x: uint16 bf16 in shared memory, `plan.tokens` vectors of splits * columns, `plan.x_stride` apart. partial: float32
-    [stages, TILE_ROWS, tokens] in shared memory, gets the rows' sums over each tile's columns; `row_pair` adds a pair's
-    tiles. A stage without a tile is multiplied like the others: nobody reads what becomes of it. The caller's
-    `sync_workers` must stand between writing x and this, and between this and reading `partial`.
+    x: uint16 bf16 in shared memory, splits * columns. partial: float32 [stages, TILE_ROWS] in shared memory, gets the
+    rows' sums over each tile's columns; `row_pair` adds a pair's tiles. A stage without a tile is multiplied like the
+    others: nobody reads what becomes of it. The caller's `sync_workers` must stand between writing x and this, and
+    between this and reading `partial`.
     """
-    width = uint32(product.splits * product.columns)
-    start = product.start
+    start = start_of(product, stream.state[TILE])
     while stream.state[TILE] < product.stages:
         tile = stream.state[TILE]
         at = wait_tile(plan, stream, product.columns)
+        following = start_of(product, uint32(tile + plan.warps))  # while this tile's loads are under way
         multiply_rows(
-            *(stream.ring, at, x, start, plan.x_stride, plan.tokens),
+            *(stream.ring, at, x, start),
             *(product.columns, product.low, partial, TILE_ROWS * tile),
         )
         release_tile(plan, stream)
-        start = uint32(start + product.step)
-        if start >= width:
-            start = uint32(start - width)
+        start = following
     stream.state[TILE] -= product.stages
+
+
+@function
+def start_of(product, tile):
+    """Where a block's tile meets the input: see `Product.tile_number` in shmemtp/product.py (thread)."""
+    is_whole = tile < product.whole
+    number = quotient(
+        uint32(tile if is_whole else tile - product.whole), inverse_of(GROUP) if is_whole else product.rest_inverse
+    )
+    return uint32(uint32(number - quotient(number, product.split_inverse) * product.splits) * product.columns)
 
 
 @function
@@ -70,18 +99,19 @@ def pairs_of(tiles, splits):
 
 
 @function
-def row_pair(plan, partial, pair, token, splits, most):
-    """The two rows of the block's pair number `pair` times token number `token` of the pass (thread).
-
-    They are the sums of `splits` tiles, at most `most`.
+def row_pair(partial, pair, quads, splits, most):
+    """The two rows of the block's pair number `pair`: sums of `splits` tiles, at most `most` (thread).
 
     most: a constant, so that all loads are under way before the first sum.
     """
     upper, lower = float32(0), float32(0)
-    first = uint32(TILE_ROWS * splits * (pair >> 1) + 2 * (pair & 1))
+    quad = uint32(pair >> 1)
+    first = uint32(quad // uint32(GROUP) * uint32(GROUP))
+    step = uint32(GROUP if quads % GROUP == 0 else min(GROUP, quads - first))  # from a tile of the quad to the next
+    start = uint32(TILE_ROWS * (first * splits + (quad - first)) + 2 * (pair & 1))
     for split in range(most):
         if split < splits:
-            row = first + TILE_ROWS * split
-            upper += partial[plan.tokens * row + token]
-            lower += partial[plan.tokens * (row + 1) + token]
+            row = uint32(start + TILE_ROWS * split * step)
+            upper += partial[row]
+            lower += partial[row + 1]
     return upper, lower

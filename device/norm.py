@@ -23,8 +23,6 @@ from .bfloat16 import high, low, pack, pack_rest
 from .packets import BATCH, BATCH_WORDS, clear_padding, receive_batch, wait_for_packet
 from .watch import HIDDEN
 
-MOST_TOKENS = 4  # of `plan.hidden_tokens`
-MOST_WORDS = MOST_TOKENS * BATCH_WORDS
 MOST_WEIGHTS = 4 * BATCH
 
 
@@ -36,7 +34,7 @@ def weights_of(norms, at):
 
 
 @function
-def store_normed(plan, weights, token, packet, first, second, x):
+def store_normed(plan, weights, packet, first, second, x):
     """Four values of a hidden state (two bf16 words) times their norm weights into `x`; returns their squares' sum.
 
     The products are stored as two bf16 terms, the low ones `plan.low_terms` behind: rounding them to one would be the
@@ -45,7 +43,7 @@ def store_normed(plan, weights, token, packet, first, second, x):
     a, b, c, d = low(first), high(first), low(second), high(second)
     p, q, r, s = a * weights[0], b * weights[1], c * weights[2], d * weights[3]
     upper, lower = pack(p, q), pack(r, s)
-    to = token * (plan.x_stride // 2) + 2 * packet
+    to = 2 * packet
     x[to], x[to + 1] = upper, lower
     behind = to + plan.low_terms // 2
     x[behind], x[behind + 1] = pack_rest(upper, p, q), pack_rest(lower, r, s)
@@ -54,28 +52,14 @@ def store_normed(plan, weights, token, packet, first, second, x):
 
 @function
 def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
-    """Waits for each token's hidden state of `epoch` and stores it times row `row` of `norms` (block).
+    """Waits for the hidden state of `epoch` and stores it times row `row` of `norms` (block).
 
-    norms: float32 [rows * hidden]. x: uint32, bf16 pairs, for each token [hidden / 2] high terms and as many low ones.
-    sums: float32 [tokens, warps], for `scale`, which is valid after the next `sync_workers`.
+    norms: float32 [rows * hidden]. x: uint32, bf16 pairs, [hidden / 2] high terms and as many low ones. sums: float32
+    [warps], for `scale`, which is valid after the next `sync_workers`.
     """
-    for first in range(0, plan.tokens, plan.hidden_tokens):
-        _receive_hidden(plan, channels, norms, row, epoch, first, x, sums, limits)
-    end = plan.low_terms // 2 - 2  # the low terms stand two words further than the high ones reach
-    clear_padding(plan, x, plan.hidden_pairs, end)
-    clear_padding(plan, x, plan.low_terms // 2 + plan.hidden_pairs, plan.low_terms // 2 + end)
-
-
-@function
-def _receive_hidden(plan, channels, norms, row, epoch, first_token, x, sums, limits):
-    """Those of `plan.hidden_tokens` tokens, whose packets are all polled for at once."""
-    token_words = 2 * plan.hidden_pairs
-    at = plan.channel_hidden + ((epoch & 1) * plan.tokens + first_token) * token_words
-    packets = plan.hidden_pairs // 2
-    data, weights = local(MOST_WORDS, uint32), local(MOST_WEIGHTS, float32)
-    squares = local(MOST_TOKENS, float32)
-    for token in range(plan.hidden_tokens):
-        squares[token] = float32(0)
+    at = plan.channel_hidden + (epoch & 1) * 2 * plan.hidden_pairs
+    packets, squares = plan.hidden_pairs // 2, float32(0)
+    data, weights = local(BATCH_WORDS, uint32), local(MOST_WEIGHTS, float32)
     base = thread_index() - lane_index()
     while base < packets:
         first = base + lane_index()
@@ -86,20 +70,20 @@ def _receive_hidden(plan, channels, norms, row, epoch, first_token, x, sums, lim
                 weights[w], weights[w + 1], weights[w + 2], weights[w + 3] = own
         wait_for_packet(channels, at + 4 * base, uint32(epoch), limits, HIDDEN)
         receive_batch(
-            *(channels, at, first, plan.block, packets, uint32(epoch), data, limits, HIDDEN, 0),
-            *(plan.hidden_batch, plan.hidden_tokens, token_words),
+            *(channels, at, first, plan.block, packets, uint32(epoch), data, limits, HIDDEN, 0, plan.hidden_batch)
         )
-        for token in range(plan.hidden_tokens):
-            for b in range(plan.hidden_batch):
-                packet, w, d = first + b * plan.block, 4 * b, 2 * (token * plan.hidden_batch + b)
-                if packet < packets:
-                    own = weights[w], weights[w + 1], weights[w + 2], weights[w + 3]
-                    squares[token] += store_normed(plan, own, first_token + token, packet, data[d], data[d + 1], x)
+        for b in range(plan.hidden_batch):
+            packet, w = first + b * plan.block, 4 * b
+            if packet < packets:
+                own = weights[w], weights[w + 1], weights[w + 2], weights[w + 3]
+                squares += store_normed(plan, own, packet, data[2 * b], data[2 * b + 1], x)
         base += plan.hidden_batch * plan.block
-    for token in range(plan.hidden_tokens):
-        total = warp_sum(squares[token])
-        if lane_index() == 0:
-            sums[(first_token + token) * plan.warps + warp_index()] = total
+    squares = warp_sum(squares)
+    if lane_index() == 0:
+        sums[warp_index()] = squares
+    end = plan.low_terms // 2 - 2  # the low terms stand two words further than the high ones reach
+    clear_padding(plan, x, plan.hidden_pairs, end)
+    clear_padding(plan, x, plan.low_terms // 2 + plan.hidden_pairs, plan.low_terms // 2 + end)
 
 
 @function
@@ -112,8 +96,8 @@ def prefetch_norms(plan, norms, row):
 
 
 @function
-def embed(plan, embedding, token_id, token, norms, x, sums):
-    """The embedding row of `token_id` in place of the hidden state of the pass's token number `token` (block).
+def embed(plan, embedding, token_id, norms, x, sums):
+    """The embedding row of `token_id` as the hidden state (block).
 
     embedding: uint32 [total_vocab * hidden / 2], bf16 pairs.
     """
@@ -121,27 +105,25 @@ def embed(plan, embedding, token_id, token, norms, x, sums):
     squares = float32(0)
     for packet in range(thread_index(), plan.hidden_pairs // 2, plan.block):
         first, second = embedding[row + 2 * packet], embedding[row + 2 * packet + 1]
-        squares += store_normed(plan, weights_of(norms, 4 * packet), token, packet, first, second, x)
+        squares += store_normed(plan, weights_of(norms, 4 * packet), packet, first, second, x)
     squares = warp_sum(squares)
     if lane_index() == 0:
-        sums[token * plan.warps + warp_index()] = squares
+        sums[warp_index()] = squares
 
 
 @function
-def start_residual(plan, embedding, token_id, token, first, count, residual):
-    """The block's own pairs of `token_id`'s embedding as float32, as of the pass's token number `token` (block)."""
+def start_residual(plan, embedding, token_id, first, count, residual):
+    """The block's own pairs of `token_id`'s embedding as float32 (block)."""
     row = token_id * (plan.hidden // 2)
     for pair in range(thread_index(), count, plan.block):
         word = embedding[row + first + pair]
-        to = 2 * (pair * plan.tokens + token)
-        residual[to] = low(word)
-        residual[to + 1] = high(word)
+        residual[2 * pair], residual[2 * pair + 1] = low(word), high(word)
 
 
 @function
-def scale(plan, sums, token):
-    """1 / rms of the token's hidden state, which is behind `sums` (thread)."""
+def scale(plan, sums):
+    """1 / rms of the hidden state, which is behind `sums` (thread)."""
     total = float32(0)
     for warp in range(plan.warps):
-        total += sums[token * plan.warps + warp]
+        total += sums[warp]
     return rsqrt(total / float32(plan.true_hidden) + plan.norm_eps)

@@ -13,7 +13,6 @@ from .watch import LEAVE, NAP, keep_waiting
 
 BATCH = 4  # packets of one thread whose loads are in flight together
 BATCH_WORDS = 2 * BATCH
-MOST_VECTOR_WORDS = 2 * BATCH_WORDS  # of `plan.vector_batch` packets
 
 
 @function
@@ -47,42 +46,26 @@ def receive(words, at, tag, limits, operation, peer):
 
 @function
 def receive_batch(
-    words,
-    at,
-    first,
-    stride,
-    count,
-    tag,
-    data,
-    limits,
-    operation,
-    per_peer,
-    batch=BATCH,
-    rows=1,
-    row_words=0,
-    last=-1,
-    nap=NAP,
+    words, at, first, stride, count, tag, data, limits, operation, per_peer, batch=BATCH, last=-1, nap=NAP
 ):
     """Waits for packets first, first + stride, ... (`batch` of them, those below `count`) of a channel (thread).
 
-    The channel begins at word `at`; of `rows` channels, `row_words` apart, each has such packets. Their data words go
-    to `data`, uint32 [rows, batch, 2]. All loads are in flight together: polling packet after packet would pay the
-    memory's latency for each. per_peer: packets from each PE, by which the sender of a missing one is known; 0 where
-    all are this PE's own. last: where not below 0, the last packet of a batch, whatever would be due. nap: see
-    `keep_waiting`. batch and rows are constants.
+    The channel begins at word `at`. Their data words go to `data`, uint32 [batch, 2]. All loads are in flight together:
+    polling packet after packet would pay the memory's latency for each. per_peer: packets from each PE, by which the
+    sender of a missing one is known; 0 where all are this PE's own. batch: a constant. last: where not below 0, the
+    last packet of the batch, whatever would be due. nap: see `keep_waiting`.
     """
     polls = began = 0
     while True:
         missing, seen = -1, uint32(0)
-        for row in range(rows):
-            for b in range(batch):
-                packet, n = last if last >= 0 and b == batch - 1 else first + b * stride, 2 * (row * batch + b)
-                if packet < count:
-                    data_a, tag_a, data_b, tag_b = load_packet(words, at + row * row_words + 4 * packet)
-                    data[n] = data_a
-                    data[n + 1] = data_b
-                    if tag_a != tag or tag_b != tag:
-                        missing, seen = packet, tag_a
+        for b in range(batch):
+            packet = last if last >= 0 and b == batch - 1 else first + b * stride
+            if packet < count:
+                data_a, tag_a, data_b, tag_b = load_packet(words, at + 4 * packet)
+                data[2 * b] = data_a
+                data[2 * b + 1] = data_b
+                if tag_a != tag or tag_b != tag:
+                    missing, seen = packet, tag_a
         if missing < 0:
             return
         polls += 1
@@ -118,35 +101,26 @@ def receive_from_all(plan, words, at, stride, tag, data, limits, operation, nap=
 
 
 @function
-def receive_vectors(plan, channels, at, words, columns, tag, x, limits, operation):
-    """Each token's published vector of `words` bf16 pairs (a multiple of 2) into `x` (block).
-
-    The vectors stand side by side in the channel, and in `x`, uint32 in shared memory, plan.x_stride / 2 words apart;
-    zeros follow up to element `columns`.
-    """
-    data = local(MOST_VECTOR_WORDS, uint32)
-    each = words // 2
-    packets = each * plan.tokens
+def receive_vector(plan, channels, at, words, columns, tag, x, limits, operation):
+    """A published vector of `words` bf16 pairs (a multiple of 2) into `x`; zeros up to element `columns` (block)."""
+    data, packets = local(BATCH_WORDS, uint32), words // 2
     if thread_index() - lane_index() < packets:
         wait_for_packet(channels, at + 4 * (thread_index() - lane_index()), tag, limits, operation)
     first = thread_index()
     while first < packets:
-        receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation, 0, plan.vector_batch)
-        for b in range(plan.vector_batch):
+        receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation, 0)
+        for b in range(BATCH):
             packet = first + b * plan.block
             if packet < packets:
-                token = packet // each if plan.tokens > 1 else 0
-                to = 2 * packet + token * (plan.x_stride // 2 - words)
-                x[to] = data[2 * b]
-                x[to + 1] = data[2 * b + 1]
-        first += plan.vector_batch * plan.block
+                x[2 * packet], x[2 * packet + 1] = data[2 * b], data[2 * b + 1]
+        first += BATCH * plan.block
     clear_padding(plan, x, words, columns // 2)
 
 
 @function
 def clear_padding(plan, x, first, end):
-    """Zeros in words first to end - 1 of each token's input: they meet weights of 0, and must be numbers (block)."""
-    i = thread_index()
-    while i < (end - first) * plan.tokens:
-        x[i % plan.tokens * (plan.x_stride // 2) + first + i // plan.tokens] = uint32(0)
+    """Zeros in words first to end - 1 of an input: they meet weights of 0, and must be numbers (block)."""
+    i = first + thread_index()
+    while i < end:
+        x[i] = uint32(0)
         i += plan.block

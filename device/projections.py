@@ -18,7 +18,7 @@ from .backend import (
 from .bfloat16 import pack
 from .matvec import row_pair
 from .norm import scale
-from .packets import receive_vectors
+from .packets import receive_vector
 from .vote import LOWEST
 from .watch import ACTIVATION, ATTENTION
 
@@ -28,25 +28,24 @@ def publish_heads(plan, channels, partial, sums, biases, layer, step):
     """The block's rows of queries, keys and values, scaled, with their bias, to the blocks that attend (float32)."""
     tag = uint32(step)
     turn = thread_index()
-    while turn < plan.qkv_local * plan.tokens:
-        number, token = turn // plan.tokens, turn % plan.tokens
-        pair = block_index() * plan.qkv_local + number
+    while turn < plan.qkv_local:
+        pair = block_index() * plan.qkv_local + turn
         if pair < plan.qkv_pairs:
-            factor = scale(plan, sums, token)
-            upper, lower = row_pair(plan, partial, number, token, plan.qkv_splits, plan.qkv_splits)
+            factor = scale(plan, sums)
+            upper, lower = row_pair(partial, turn, plan.qkv_local // 2, plan.qkv_splits, plan.qkv_splits)
             upper, lower = upper * factor, lower * factor
             if plan.qkv_bias:
                 upper += biases[2 * (layer * plan.qkv_pairs + pair)]
                 lower += biases[2 * (layer * plan.qkv_pairs + pair) + 1]
-            at = plan.channel_qkv + 4 * (((step & 1) * plan.qkv_pairs + pair) * plan.tokens + token)
+            at = plan.channel_qkv + 4 * ((step & 1) * plan.qkv_pairs + pair)
             store_packet(channels, at, as_bits(upper), tag, as_bits(lower), tag)
         turn += plan.block
 
 
 @function
-def gated(plan, partial, number, token, factor):
+def gated(plan, partial, number, factor):
     """SwiGLU of the block's pair `number`, a row of the gate and one of the up projection (Shazeer, 2020)."""
-    gate, up = row_pair(plan, partial, number, token, plan.gate_up_splits, plan.gate_up_splits)
+    gate, up = row_pair(partial, number, plan.gate_up_local // 2, plan.gate_up_splits, plan.gate_up_splits)
     gate, up = gate * factor, up * factor
     return gate / (float32(1) + exp(-gate)) * up
 
@@ -55,14 +54,13 @@ def gated(plan, partial, number, token, factor):
 def publish_activations(plan, channels, partial, sums, step):
     """The block's rows of the MLP's activation to all blocks, two to a half packet (bf16)."""
     turn = thread_index()
-    while turn < plan.gate_up_local // 2 * plan.tokens:
-        number, token = turn // plan.tokens, turn % plan.tokens
-        pair = block_index() * (plan.gate_up_local // 2) + number
+    while turn < plan.gate_up_local // 2:
+        pair = block_index() * (plan.gate_up_local // 2) + turn
         if pair < plan.intermediate // 2:
-            factor = scale(plan, sums, token)
-            first = gated(plan, partial, 2 * number, token, factor)
-            second = gated(plan, partial, 2 * number + 1, token, factor)
-            at = ((step & 1) * plan.tokens + token) * (plan.intermediate // 2) + pair
+            factor = scale(plan, sums)
+            first = gated(plan, partial, 2 * turn, factor)
+            second = gated(plan, partial, 2 * turn + 1, factor)
+            at = (step & 1) * (plan.intermediate // 2) + pair
             store_half(channels, plan.channel_activation + 2 * at, pack(first, second), uint32(step))
         turn += plan.block
 
@@ -76,8 +74,8 @@ def receive_between(plan, channels, attention, step, x, limits):
     else:
         at, words, operation = plan.channel_activation, plan.intermediate // 2, ACTIVATION
         columns = plan.down_splits * plan.down_columns
-    at += 2 * (step & 1) * plan.tokens * words
-    receive_vectors(plan, channels, at, words, columns, uint32(step), x, limits, operation)
+    at += 2 * (step & 1) * words
+    receive_vector(plan, channels, at, words, columns, uint32(step), x, limits, operation)
 
 
 @function
@@ -87,11 +85,11 @@ def keep_logits(plan, partial, first, pairs, sums, rank, logits, record, at):
     partial: of these pairs alone. logits: float32 [lm_head_rows], LOWEST where the vocabulary is padded. record:
     float32 in device memory, [tokens, vocab]; empty where nobody asked.
     """
-    factor = scale(plan, sums, 0)
+    factor = scale(plan, sums)
     turn = thread_index()
     while turn < pairs:
         number = first + turn
-        upper, lower = row_pair(plan, partial, turn, 0, plan.lm_head_splits, plan.lm_head_splits)
+        upper, lower = row_pair(partial, turn, pairs // 2, plan.lm_head_splits, plan.lm_head_splits)
         row = block_index() * plan.lm_head_rows + 2 * number
         for half in range(2):
             value = (upper if half == 0 else lower) * factor

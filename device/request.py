@@ -2,7 +2,7 @@
 
 from collections import namedtuple
 
-from .backend import function, int64, thread_index
+from .backend import block_index, function, int32, int64, load_relaxed, thread_index
 from .watch import has_expired
 from .workers import sync_workers
 
@@ -25,6 +25,12 @@ def is_stop(request, token):
             return True
         i += 1
     return False
+
+
+@function
+def wish_of_host(comm, control):
+    """The wish to stop, which only PE 0's host can have and its first block tells (thread)."""
+    return int32(load_relaxed(control, STOP)) if comm.rank == 0 and block_index() == 0 else int32(0)
 
 
 @function

@@ -24,14 +24,14 @@ def own_pairs(plan):
 def reduce_residual(plan, comm, channels, partial, splits, residual, epoch):
     """Sums the block's pairs of `partial` over the PEs into `residual` and publishes them (block).
 
-    partial, splits: as `matvec.multiply` left them. residual: float32 [hidden_local, tokens, 2] in shared memory.
+    partial, splits: as `matvec.multiply` left them. residual: float32 [hidden_local, 2] in shared memory.
     epoch: int64, the same on all PEs, one more with each call; every block has a pair in every epoch.
     """
-    count = own_pairs(plan) * plan.tokens
+    count = own_pairs(plan)
     if plan.pes > 1:
         turn = thread_index()
         while turn < count:
-            upper, lower = own_product(plan, partial, splits, turn)
+            upper, lower = row_pair(partial, turn, plan.hidden_local // 2, splits, plan.row_splits)
             post_to_all(comm, epoch, FIRST, turn, as_bits(upper), as_bits(lower))
             turn += plan.block
         deliver(comm, epoch, FIRST, count, True)
@@ -42,23 +42,16 @@ def reduce_residual(plan, comm, channels, partial, splits, residual, epoch):
         lower += residual[2 * turn + 1]
         residual[2 * turn] = upper
         residual[2 * turn + 1] = lower
-        pair, token = block_index() * plan.hidden_local + turn // plan.tokens, turn % plan.tokens
-        number = ((epoch & 1) * plan.tokens + token) * plan.hidden_pairs + pair
+        number = (epoch & 1) * plan.hidden_pairs + block_index() * plan.hidden_local + turn
         store_half(channels, plan.channel_hidden + 2 * number, pack(upper, lower), uint32(epoch))
         turn += plan.block
 
 
 @function
-def own_product(plan, partial, splits, turn):
-    """This PE's part of what thread number `turn` sums: all tokens of a pair, then those of the next one (thread)."""
-    return row_pair(plan, partial, turn // plan.tokens, turn % plan.tokens, splits, plan.row_splits)
-
-
-@function
 def sum_over_pes(plan, comm, partial, splits, turn, epoch):
-    """`own_product` summed over the PEs, in their order (thread)."""
+    """The block's pair number `turn` summed over the PEs, in their order (thread)."""
     if plan.pes == 1:
-        return own_product(plan, partial, splits, turn)
+        return row_pair(partial, turn, plan.hidden_local // 2, splits, plan.row_splits)
     data = local(comm.shape.pes_twice, uint32)
     collect(comm, epoch, FIRST, turn, data)
     upper, lower = float32(0), float32(0)

@@ -24,22 +24,22 @@ def normalise_head(plan, x, y, weights, row):
 
 
 @function
-def load_rotation(plan, table, position, token, rotation):
-    """The row of `table` for the pass's token number `token`, which is at `position`, for all layers (block).
+def load_rotation(plan, table, position, rotation):
+    """The row of `table` for `position`, for all layers (block).
 
-    table: float32 [positions, head_dim / 2, cosine and sine]. rotation: float32 [tokens, head_dim].
+    table: float32 [positions, head_dim / 2, cosine and sine]. rotation: float32 [head_dim].
     """
     for d in range(thread_index(), plan.head_dim, plan.block):
-        rotation[token * plan.head_dim + d] = table[position * plan.head_dim + d]
+        rotation[d] = table[position * plan.head_dim + d]
 
 
 @function
-def rotate_head(plan, x, y, rotation, token, factor):
-    """Rotates by the token's angles and multiplies by `factor`, in place (warp). rotation: see `load_rotation`."""
+def rotate_head(plan, x, y, table, row, factor):
+    """Rotates by the angles in row `row` of a table and multiplies by `factor`, in place (warp)."""
     for turn in range(plan.head_turns):
         d = turn * warp_size() + lane_index()
         if d < plan.head_dim // 2:
-            cosine, sine = rotation[token * plan.head_dim + 2 * d], rotation[token * plan.head_dim + 2 * d + 1]
+            cosine, sine = table[row * plan.head_dim + 2 * d], table[row * plan.head_dim + 2 * d + 1]
             x[turn], y[turn] = (
                 (x[turn] * cosine - y[turn] * sine) * factor,
                 (y[turn] * cosine + x[turn] * sine) * factor,

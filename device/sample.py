@@ -54,8 +54,8 @@ def masses(plan, ballot, logits, temperature, logit, top):
 
 
 @function
-def choose(plan, comm, ballot, logits, first_token, request, position, epoch, stop, limits):
-    """The next token, the same on every block of every PE (block); returns it, the stop wish and the next epoch.
+def choose(plan, comm, ballot, logits, first_token, request, position, stop, limits):
+    """The next token, the same on every block of every PE (block); returns it and the wish to stop.
 
     logits: float32 [lm_head_rows] in shared memory, LOWEST where there is no token. first_token: id of the first.
     stop: 1 if this block speaks for the host and it wants to stop.
@@ -67,16 +67,14 @@ def choose(plan, comm, ballot, logits, first_token, request, position, epoch, st
             plan, ballot, logits, first_token, request.temperature, seed, position, attempt, floor, stop
         )
         words = uint32(key >> uint64(32)), uint32(key & uint64(0xFFFFFFFF))
-        vote(plan, comm, ballot, epoch, words[0], words[1], as_bits(logit), as_bits(top))
-        key, logit, top, wish = count_keys(plan, ballot, epoch, limits)
-        epoch += 1
+        vote(plan, comm, ballot, words[0], words[1], as_bits(logit), as_bits(top))
+        key, logit, top, wish = count_keys(plan, ballot, limits)
         if request.temperature <= float32(0) or request.top_p >= float32(1):
             break
         above, total = masses(plan, ballot, logits, request.temperature, logit, top)
-        vote(plan, comm, ballot, epoch, as_bits(above), as_bits(total), uint32(0), uint32(0))
-        above, total = count_masses(plan, ballot, epoch, limits)
-        epoch += 1
+        vote(plan, comm, ballot, as_bits(above), as_bits(total), uint32(0), uint32(0))
+        above, total = count_masses(plan, ballot, limits)
         if above < request.top_p * total or attempt == MAX_ATTEMPTS:
             break
         floor, attempt = logit, attempt + 1
-    return token_of(key), wish, epoch
+    return token_of(key), wish

@@ -1,14 +1,16 @@
 """The order in which a block reads its weights: qkv, o, gate_up and down of each layer, then lm_head where a next token
 is wanted, pass after pass.
 
-A tile is four rows by `columns` of bf16; `plan.batch` tiles of a product stand together in memory (shmemtp/product.py)
-and come by one copy. Everything here is counted in 32 bits.
+A tile is four rows, a quad, by `columns` of bf16; the tiles of GROUP quads and one split of the columns follow each
+other, and `plan.batch` tiles of a product stand together in memory (shmemtp/product.py) and come by one copy.
+Everything here is counted in 32 bits.
 """
 
 from .backend import block_index, function, uint32
 
 QKV, O_PROJ, GATE_UP, DOWN, LM_HEAD = range(5)
-TILE_ROWS = 4  # this and the columns, of which a tile has a multiple, are shmemtp/product.py's too
+TILE_ROWS = 4  # this, the group and the columns, of which a tile has a multiple, are shmemtp/product.py's too
+GROUP = 4
 UNIT = TILE_ROWS * 64  # elements
 # A cursor, uint32[CURSOR_FIELDS]: the next batch's first tile, how many tiles the block has of its product, their size
 # in UNITs, where the product begins in the weights in UNITs, the product (QKV to LM_HEAD), its layer and pass.

@@ -33,11 +33,12 @@ from .shmem import wait_for_epoch
 from .watch import VOTE
 from .workers import sync_workers
 
-Ballot = namedtuple("Ballot", "votes outbox signals keys numbers")
+Ballot = namedtuple("Ballot", "votes outbox signals keys numbers epoch")
 Ballot.__doc__ = """Symmetric memory of the votes and a block's scratch.
 
 votes: uint32 [2 parities, size, blocks, 8 words], two packets a vote. outbox: uint32 [2 parities, blocks, 8] and
-signals: uint64 [size, blocks], for `plan.put`. keys: uint64 [warps] and numbers: float32 [warps + 4] in shared memory.
+signals: uint64 [size, blocks], for `plan.put`. In shared memory: keys: uint64 [warps]; numbers: float32 [warps + 4];
+epoch: int64 [1], the next vote's number, which all threads read before the barriers of a count and one then raises.
 """
 LOWEST = -1e30
 MAX_TOKEN = 0xFFFFFF  # token ids fit 24 bits
@@ -97,8 +98,9 @@ def block_sum(plan, ballot, value):
 
 
 @function
-def vote(plan, comm, ballot, epoch, a, b, c, d):
-    """This block's vote, four words, to every PE (block)."""
+def vote(plan, comm, ballot, a, b, c, d):
+    """This block's vote, four words, to every PE; one of the `count_`s must follow (block)."""
+    epoch = ballot.epoch[0]
     tag = uint32(epoch)
     for p in range(thread_index(), plan.pes, plan.block):
         at = 8 * (((epoch & 1) * plan.pes + comm.rank) * plan.grid + block_index())
@@ -118,18 +120,20 @@ def vote(plan, comm, ballot, epoch, a, b, c, d):
 
 
 @function
-def wait_for_votes(plan, ballot, epoch, limits):
+def wait_for_votes(plan, ballot, limits):
     """With `plan.put`, packets are ordinary data behind their signals (block)."""
+    epoch = ballot.epoch[0]
     for sender in range(thread_index(), plan.pes * plan.grid, plan.block):
         wait_for_epoch(ballot.signals, sender, epoch, limits, VOTE, sender // plan.grid)
     sync_workers(plan)
 
 
 @function
-def count_keys(plan, ballot, epoch, limits):
+def count_keys(plan, ballot, limits):
     """The highest key among all votes, its logit, the highest logit, and PE 0's wish to stop (block)."""
     if plan.put:
-        wait_for_votes(plan, ballot, epoch, limits)
+        wait_for_votes(plan, ballot, limits)
+    epoch = ballot.epoch[0]
     at, votes = 8 * (epoch & 1) * plan.pes * plan.grid, plan.pes * plan.grid
     data = local(8, uint32)
     best, logit, top, stop = uint64(0), float32(0), float32(LOWEST), uint64(0)
@@ -146,6 +150,7 @@ def count_keys(plan, ballot, epoch, limits):
     sync_workers(plan)
     if thread_index() == 0:
         ballot.numbers[plan.warps + 1] = float32(stop)
+        ballot.epoch[0] = epoch + 1
     if best == winner:
         ballot.numbers[plan.warps] = logit
     sync_workers(plan)
@@ -153,23 +158,24 @@ def count_keys(plan, ballot, epoch, limits):
 
 
 @function
-def agree_to_stop(plan, comm, ballot, epoch, stop, limits):
+def agree_to_stop(plan, comm, ballot, stop, limits):
     """Whether PE 0's host wants to stop, the same on every block of every PE (block): a vote on no token.
 
     stop: as `choose` takes it. The threads of the block that speaks have each read the host, maybe at different times:
     what one of them has seen is the block's word.
     """
     word = block_max_key(plan, ballot, uint64(stop))
-    vote(plan, comm, ballot, epoch, uint32(0), uint32(word), uint32(0), uint32(0))
-    _, _, _, wish = count_keys(plan, ballot, epoch, limits)
+    vote(plan, comm, ballot, uint32(0), uint32(word), uint32(0), uint32(0))
+    _, _, _, wish = count_keys(plan, ballot, limits)
     return wish
 
 
 @function
-def count_masses(plan, ballot, epoch, limits):
+def count_masses(plan, ballot, limits):
     """The sums of the votes' first two words as float32, in a fixed order (block)."""
     if plan.put:
-        wait_for_votes(plan, ballot, epoch, limits)
+        wait_for_votes(plan, ballot, limits)
+    epoch = ballot.epoch[0]
     at, votes = 8 * (epoch & 1) * plan.pes * plan.grid, plan.pes * plan.grid
     data = local(8, uint32)
     above, total = float32(0), float32(0)
@@ -177,4 +183,7 @@ def count_masses(plan, ballot, epoch, limits):
         receive_batch(ballot.votes, at, 2 * i, 1, 2 * i + 2, uint32(epoch), data, limits, VOTE, 2 * plan.grid)
         above += as_float32(data[0])
         total += as_float32(data[1])
-    return block_sum(plan, ballot, above), block_sum(plan, ballot, total)
+    above = block_sum(plan, ballot, above)
+    if thread_index() == 0:
+        ballot.epoch[0] = epoch + 1  # which all have read, and read again after the next sum
+    return above, block_sum(plan, ballot, total)

@@ -130,7 +130,7 @@ def measure(options, pe):
         "stages": llm.plan.memory.stages,
         "in_flight": llm.plan.memory.in_flight,
         "max_tile_columns": llm.plan.max_tile_columns,
-        "prefill_tokens": llm.plan.prefill.tokens,
+        "prefill_tokens": llm.plan.prompt.tokens,
         "cycles_by_block": {name: span.mean(0).round().tolist() for name, span in spans.items()},
     }
     return row, llm.plan.shape

@@ -41,8 +41,9 @@ class DecodeLoop:
         self._model, self._running = model, None
         self._failed: BaseException | None = None
         agree(team.comm, "plans", plan.summary)
-        self._pass_arguments = [PassArguments(pe, team, each) for each in (plan, plan.prefill)]
-        self._watch = self._pass_arguments[0].channel.watch
+        self._passes = PassArguments(pe, team, plan)
+        self._prompt_passes = PromptArguments(pe, team, plan)
+        self._watch = self._passes.channel.watch
         self._votes = _vote_memory(pe, plan)
         self._prompt, self._stops = device.array(plan.max_context, np.int64), device.array(MOST_STOPS, np.int64)
         self._seed = device.array(1, np.int64)
@@ -189,7 +190,7 @@ class DecodeLoop:
         """In the order of device/decode.py's kernel."""
         model = self._model
         return (
-            *(argument for each in self._pass_arguments for argument in each.of(self._watch)),
+            *(*self._passes.of(self._watch), *self._prompt_passes.of(self._watch)),
             *(model.weights, model.embedding, model.norms, model.biases, model.head_norms, model.rope),
             *(model.keys, model.values),
             *(array.argument for array in self._votes),
@@ -203,12 +204,12 @@ REASONS = {1: "length", 2: "stop_token", 3: "stopped"}
 
 
 class PassArguments:
-    """What passes of one plan need: its constants, a channel to the other PEs, and words that the blocks share."""
+    """What generated tokens' passes need: constants, a channel to the other PEs, and words that the blocks share."""
 
     def __init__(self, pe, team, plan: Plan):
         from .device.backend import Constants
 
-        packets = round_up(plan.layout.o.pairs_per_block * plan.tokens, 8)
+        packets = round_up(plan.layout.o.pairs_per_block, 8)
         self.channel = Channel(pe, team, Extent(plan.grid, packets, plan.put, threads=plan.block), NEVER)
         self._words = pe.device.array(plan.channels["words"], np.uint32)
         self._constants = Constants(**plan.constants)
@@ -216,6 +217,24 @@ class PassArguments:
     def of(self, watch):
         """In the order of device/decode.py's kernel; its passes share a watch: whose wait ran out first, is told."""
         return self._constants, self.channel.argument._replace(watch=watch.argument), self._words
+
+
+class PromptArguments:
+    """What a prompt's passes need: constants, a channel to the other PEs, and what this PE's blocks show each other."""
+
+    def __init__(self, pe, team, plan: Plan):
+        from .device.backend import Constants
+
+        passes, tokens = plan.prompt, plan.prompt.tokens
+        self.channel = Channel(pe, team, Extent(plan.grid, max(8, passes.packets), plan.put, threads=plan.block), NEVER)
+        sizes = {"x": passes.inputs["words"], "rows": tokens * plan.shape.qkv_rows, "squares": tokens * plan.grid}
+        kinds = {"x": np.uint32}
+        self._shown = [pe.device.array(max(1, count), kinds.get(name, np.float32)) for name, count in sizes.items()]
+        self._constants = Constants(**passes.constants)
+
+    def of(self, watch):
+        """In the order of device/decode.py's kernel."""
+        return self._constants, self.channel.argument._replace(watch=watch.argument), *self._shown
 
 
 def _vote_memory(pe, plan: Plan):

@@ -3,29 +3,30 @@
 `Plan.constants` is what device code calls `plan`: every number in it is a literal to the GPU's compiler.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 from .model import Layout, ModelShape
 from .product import ceil_div, round_up
+from .prompt_plan import PromptPlan, most_tokens
 from .shared_memory import SharedMemory
 
 __all__ = ["GRANULE", "Plan"]
 
 GRANULE = 16  # device/cache.py: positions that lie together in the cache
-MOST_TOGETHER = 4  # device/norm.py's and merge.py's: tokens that a thread receives together
-MOST_BATCH = 4  # device/packets.py and norm.py: packets of one token that it receives together
+MOST_TOGETHER = 4  # device/merge.py: pairs that a warp merges together
+MOST_BATCH = 4  # device/packets.py and norm.py: packets that a thread receives together
 AHEAD, AHEAD_CYCLES = 8, 900  # batches asked into the L2 behind a full ring, and how often one is
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Passes over the model in the decode kernel, `tokens` tokens at a time; the same on every PE of the team.
+    """Passes over the model in the decode kernel; the same on every PE of the team.
 
     grid blocks of `block` threads that multiply and one warp that feeds them, in warps of `warp`. The
     context is split into `parts`, GRANULE positions at a time. `put` sends between PEs with NVSHMEM's put_signal.
-    `trace` has the blocks note when each phase of a layer ended. The plan of a launch is for one token; its `prefill`
-    is the plan of the passes that feed a prompt, at most `prefill_tokens` tokens each.
+    `trace` has the blocks note when each phase of a layer ended. `prompt` is the plan of the passes that feed a
+    prompt, at most `prefill_tokens` tokens each.
     """
 
     shape: ModelShape
@@ -39,28 +40,24 @@ class Plan:
     shared_limit: int = field(repr=False)
     prefill_tokens: int = 1
     trace: bool = False
-    tokens: int = 1
 
     @cached_property
-    def prefill(self) -> "Plan":
-        """The plan of a prompt's passes: as many tokens at once, a power of two, as shared memory has room for."""
-        tokens = 1
-        while 2 * tokens <= self.prefill_tokens and replace(self, tokens=2 * tokens).memory.fits:
-            tokens *= 2
-        return replace(self, tokens=tokens)
+    def prompt(self) -> PromptPlan:
+        """The plan of a prompt's passes."""
+        return most_tokens(self, self.prefill_tokens)
 
     @property
     def summary(self) -> str:
         """For people: what must be the same on every PE of a team and is not in the model's shape."""
         return (
             f"{self.grid} blocks of {self.block} threads, a context of {self.max_context} in {self.parts} parts, "
-            f"{self.prefill.tokens} tokens of a prompt at a time"
+            f"{max(1, self.prompt.tokens)} tokens of a prompt at a time"
         )
 
     @property
     def shared_bytes(self) -> int:
         """Of the launch: what a block needs for any of its passes."""
-        return max(passes.memory.offsets["end"] for passes in (self, self.prefill))
+        return max(self.memory.offsets["end"], self.prompt.offsets["end"] if self.prompt.tokens else 0)
 
     @cached_property
     def layout(self) -> Layout:
@@ -86,7 +83,7 @@ class Plan:
 
     @cached_property
     def memory(self) -> SharedMemory:
-        return SharedMemory(self.layout, self.warps, self.tokens, self.shared_limit)
+        return SharedMemory(self.layout, self.warps, self.shared_limit)
 
     @property
     def threads(self) -> int:
@@ -98,7 +95,7 @@ class Plan:
         """Word offsets of the channels between blocks of one PE, two parities each; `words` is their size."""
         shape = self.shape
         half = shape.head_dim // 2
-        sizes = {  # of a token
+        sizes = {
             "hidden": 2 * (shape.hidden // 2),
             "qkv": 4 * (shape.qkv_rows // 2),
             "partial": 4 * shape.kv_heads * self.parts * shape.group * (half + 1),
@@ -108,7 +105,7 @@ class Plan:
         offsets, at = {}, 0
         for name, words in sizes.items():
             offsets[name] = at
-            at += round_up(2 * self.tokens * words, 32)
+            at += round_up(2 * words, 32)
         return {**offsets, "words": at}
 
     @property
@@ -117,18 +114,10 @@ class Plan:
         return ceil_div(self.shape.head_dim // 2, self.warp)
 
     @property
-    def _merge_tokens(self) -> int:
-        """Tokens of which a warp merges a pair of dimensions at once: more than one where it would take turns."""
-        local, together = ceil_div(self.shape.heads * self.shape.head_dim // 2, self.grid), 1
-        while local * self.tokens > together * self.warps and 2 * together <= min(self.tokens, MOST_TOGETHER):
-            together *= 2
-        return together
-
-    @property
     def _merge_pairs(self) -> int:
-        """Neighbouring pairs that a warp merges at once, of one token: more than one where it would take turns."""
+        """Neighbouring pairs that a warp merges at once: more than one where it would take turns."""
         local, together = ceil_div(self.shape.heads * self.shape.head_dim // 2, self.grid), 1
-        while self.tokens == 1 and local > together * self.warps and 2 * together <= MOST_TOGETHER:
+        while local > together * self.warps and 2 * together <= MOST_TOGETHER:
             together *= 2
         return together if local % together == 0 else 1
 
@@ -154,13 +143,9 @@ class Plan:
             pes=shape.tp,
             put=self.put,
             trace=self.trace,
-            tokens=self.tokens,
             head_turns=self.head_turns,
             head_words=2 * self.head_turns,
             hidden_batch=hidden_batch,
-            hidden_tokens=min(self.tokens, MOST_TOGETHER, 2 * MOST_BATCH // hidden_batch),
-            vector_batch=MOST_BATCH if self.tokens == 1 else 2 * MOST_BATCH,
-            merge_tokens=self._merge_tokens,
             merge_pairs=self._merge_pairs,
             grid=self.grid,
             block=self.block,
@@ -189,8 +174,7 @@ class Plan:
             lm_head_rows=2 * layout.lm_head.pairs_per_block,
             lm_head_turn=memory.lm_head_turn,
             logits_count=memory.sizes["logits"] // 4,
-            x_elements=self.tokens * memory.x_stride,
-            x_stride=memory.x_stride,
+            x_elements=memory.x_elements,
             low_terms=memory.low_terms,
             row_splits=max(layout.o.splits, layout.down.splits),
             partial_count=memory.sizes["partial"] // 4,

@@ -4,15 +4,14 @@ from .errors import InputError
 from .model import Layout, ModelShape
 from .plan import GRANULE, Plan
 from .product import TILE_ROWS, ceil_div
+from .prompt_plan import LEAST_TOKENS
 
 __all__ = ["make_plan"]
 
 MOST_THREADS = 1024  # of a block, those that feed it included
-MOST_TOKENS = 8  # of a pass: multiply_rows takes no more vectors, attention no more positions than a granule has
-USUAL_PARTS, USUAL_POSITIONS = (
-    32,
-    1024,
-)  # of a context: one to a lane when they are merged; of one part: more parts then
+MOST_TOKENS = 64  # of a prompt's pass: a multiple of LEAST_TOKENS, or 1: one by one
+USUAL_PARTS = 32  # of a context: one to a lane when they are merged
+USUAL_POSITIONS = 1024  # of one part: more parts then
 
 
 def make_plan(
@@ -29,12 +28,14 @@ def make_plan(
 ) -> Plan:
     """The plan for a model on a device of `multiprocessors` and `shared_limit` bytes of shared memory a block.
 
-    Raises `InputError` where `prefill_tokens` is not from 1 to MOST_TOKENS, or no block can have so many threads.
+    Raises `InputError` where `prefill_tokens` is neither 1 nor a multiple of LEAST_TOKENS up to MOST_TOKENS, or no
+    block can have so many threads.
     """
     if block % warp or not 1 <= block <= MOST_THREADS - warp:
         raise InputError(f"a block of {block} threads: it must be a multiple of {warp}, at most {MOST_THREADS - warp}")
-    if not 1 <= prefill_tokens <= MOST_TOKENS:
-        raise InputError(f"prefill_tokens is {prefill_tokens}: it must be from 1 to {MOST_TOKENS}")
+    if prefill_tokens != 1 and not (0 < prefill_tokens <= MOST_TOKENS and prefill_tokens % LEAST_TOKENS == 0):
+        rule = f"it must be 1 or a multiple of {LEAST_TOKENS} up to {MOST_TOKENS}"
+        raise InputError(f"prefill_tokens is {prefill_tokens}: {rule}")
     grid = _grid(shape, multiprocessors, max_tile_columns)
     wanted = min(max(USUAL_PARTS, ceil_div(max_context, USUAL_POSITIONS)), ceil_div(max_context, GRANULE))
     parts = max(1, min(wanted, grid // shape.kv_heads))

@@ -1,24 +1,30 @@
 """A matrix-vector product of the weight stream: how its matrix is cut into tiles and laid in memory.
 
-The matrix's rows are taken in pairs, `pairs_per_block` to a block in order: pair j is block j // pairs_per_block's. A
-tile is TILE_ROWS rows, two pairs, of `tile_columns` columns; rows are cut into `splits` tiles, and a block reads tile
-after tile: t = local pair // 2 * splits + split. It fetches `batch` of them together, so they stand together in memory,
-and the blocks' batches side by side:
+The matrix's rows are taken in pairs, `pairs_per_block` to a block in order: pair j is block j // pairs_per_block's. Two
+pairs are a quad of TILE_ROWS rows, GROUP quads a group. Columns are cut into `splits` of `tile_columns`: a tile is a
+quad's rows of one split. A block reads group after group, of a group split after split, of a split quad after quad:
+sixteen rows stand together, which a prompt's passes multiply at once (`Product.tile_number`). It fetches `batch` tiles
+together, so they stand together in memory, and the blocks' batches side by side:
 
     [tiles_per_block / batch][grid][batch][TILE_ROWS][tile_columns]        bf16 bits, zeros where the matrix ends
 
-Where `batch` does not divide a block's tiles, the rest of each, a smaller batch, follows in the same way.
+Where `batch` does not divide a block's tiles, the rest of each, a smaller batch, follows in the same way. Of every
+COLUMNS columns the second rows of pairs have the two halves swapped, so that two rows of shared memory can be read at
+once: the halves that belong together lie in different banks.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 TILE_ROWS = 4  # what one instruction of the tensor cores multiplies: four rows, COLUMNS columns
 COLUMNS = 64
+GROUP = 4  # device/sequence.py: quads whose tiles of a split stand together
 MOST_BATCH, BATCH_BYTES = 4, 16 * 1024  # tiles that are fetched together, and their bytes: what one copy should bring
 
-__all__ = ["COLUMNS", "TILE_ROWS", "Product", "ceil_div", "pack", "product", "round_up", "unpack"]
+__all__ = ["COLUMNS", "GROUP", "TILE_ROWS", "Product", "ceil_div", "pack", "product", "round_up", "unpack"]
 
 
 def ceil_div(count: int, parts: int) -> int:
@@ -48,13 +54,23 @@ class Product:
         return round_up(ceil_div(self.pairs, self.grid), TILE_ROWS // 2)
 
     @property
+    def quads_per_block(self) -> int:
+        return self.pairs_per_block // (TILE_ROWS // 2)
+
+    @property
     def tiles_per_block(self) -> int:
-        return self.pairs_per_block // (TILE_ROWS // 2) * self.splits
+        return self.quads_per_block * self.splits
 
     @property
     def tiles(self) -> int:
-        """Those that hold a row of the matrix, in all blocks."""
-        return ceil_div(self.pairs, TILE_ROWS // 2) * self.splits
+        """Those that are read, in all blocks: of groups that hold a row of the matrix."""
+        blocks, rest = divmod(ceil_div(self.pairs, TILE_ROWS // 2), self.quads_per_block)
+        return blocks * self.tiles_per_block + min(round_up(rest, GROUP), self.quads_per_block) * self.splits
+
+    def tile_number(self, quad: int, split: int) -> int:
+        """Of the tile of a block's quad and a split in the order in which the block reads them."""
+        first = quad // GROUP * GROUP
+        return first * self.splits + split * min(GROUP, self.quads_per_block - first) + quad - first
 
     @property
     def tile_elements(self) -> int:
@@ -103,17 +119,18 @@ def pack(matrix: np.ndarray, product: Product) -> np.ndarray:
     pairs, rows, width = matrix.shape
     if pairs != product.pairs or rows != 2 or width > product.columns:
         raise ValueError(f"a matrix of shape {list(matrix.shape)} does not fit {product}")
-    each, splits = product.pairs_per_block, product.splits
+    if width < product.columns:
+        matrix = np.pad(matrix, ((0, 0), (0, 0), (0, product.columns - width)))
+    each = product.pairs_per_block
     full = pairs // each  # blocks whose share is all real
     flat = np.zeros(product.elements, np.uint16)
-    shares = matrix[: full * each].reshape(full, each // 2, 2, 2, width)
-    for t in range(product.tiles_per_block):
-        tile, columns = product.tile(flat, t), _columns(product, t)
-        some = shares[:, t // splits, :, :, columns]
-        tile[:full, :, :, : some.shape[-1]] = some
-        rest = matrix[full * each :][t // splits * 2 :][:2, :, columns]
+    shares = matrix[: full * each].reshape(full, each // 2, 2, 2, product.columns)
+    for quad, split in _tiles(product):
+        tile, columns = product.tile(flat, product.tile_number(quad, split)), _columns(product, split)
+        _copy(tile[:full], shares[:, quad, :, :, columns])
+        rest = matrix[full * each :][2 * quad :][:2, :, columns]
         if len(rest):
-            tile[full, : len(rest), :, : rest.shape[-1]] = rest
+            _copy(tile[full, : len(rest)], rest)
     return flat
 
 
@@ -121,12 +138,26 @@ def unpack(flat: np.ndarray, product: Product) -> np.ndarray:
     """The inverse of `pack`: uint16 [product.pairs, 2, product.columns], the padded columns with it."""
     each = product.pairs_per_block
     pairs = np.empty((product.grid, each // 2, 2, 2, product.columns), np.uint16)
-    for t in range(product.tiles_per_block):
-        pairs[:, t // product.splits, :, :, _columns(product, t)] = product.tile(flat, t)
+    for quad, split in _tiles(product):
+        tile = product.tile(flat, product.tile_number(quad, split))
+        _copy(pairs[:, quad, :, :, _columns(product, split)], tile)
     return pairs.reshape(-1, 2, product.columns)[: product.pairs]
 
 
-def _columns(product: Product, t: int) -> slice:
-    """Those of tile `t`."""
-    first = t % product.splits * product.tile_columns
-    return slice(first, first + product.tile_columns)
+def _copy(target: np.ndarray, source: np.ndarray):
+    """Rows of pairs, [..., 2, columns], the second ones with their halves swapped."""
+    target[..., 0, :] = source[..., 0, :]
+    _halves(target[..., 1, :])[..., ::-1, :] = _halves(source[..., 1, :])
+
+
+def _halves(rows: np.ndarray) -> np.ndarray:
+    return rows.reshape(*rows.shape[:-1], rows.shape[-1] // COLUMNS, 2, COLUMNS // 2)
+
+
+def _tiles(product: Product) -> Iterator[tuple[int, int]]:
+    """Quad and split of each of a block's tiles."""
+    return itertools.product(range(product.quads_per_block), range(product.splits))
+
+
+def _columns(product: Product, split: int) -> slice:
+    return slice(split * product.tile_columns, (split + 1) * product.tile_columns)

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from .errors import ShmemtpError
 from .model import Layout
-from .product import TILE_ROWS, ceil_div, round_up
+from .product import GROUP, TILE_ROWS, ceil_div, round_up
 
 __all__ = ["SharedMemory"]
 
@@ -19,11 +19,10 @@ LINE = 128  # bytes: regions start on one
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """Of a block of so many warps in passes of `tokens` tokens, at most `limit` bytes."""
+    """Of a block of so many warps, at most `limit` bytes."""
 
     layout: Layout
     warps: int
-    tokens: int
     limit: int
 
     @property
@@ -36,8 +35,8 @@ class SharedMemory:
         return max(product.columns for product in (layout.qkv, layout.gate_up, layout.lm_head)) + 4
 
     @property
-    def x_stride(self) -> int:
-        """Elements of a token's input of a product, the largest."""
+    def x_elements(self) -> int:
+        """Of the largest input of a product."""
         return max(2 * self.low_terms, *(product.columns for product in self.layout.products))
 
     @property
@@ -48,16 +47,15 @@ class SharedMemory:
     @property
     def attending_rows(self) -> int:
         """Queries that they attend to together."""
-        return min(self.layout.shape.group * self.tokens, MOST_QUERIES)
+        return min(self.layout.shape.group, MOST_QUERIES)
 
     @cached_property
     def _scratch(self) -> dict[str, int]:
         """Bytes of attention's regions (device/attention.py), each a multiple of LINE."""
         shape = self.layout.shape
-        rows = shape.group * self.tokens
         sizes = {
-            "queries": 2 * rows * shape.head_dim,
-            "counts": 4 * rows,
+            "queries": 2 * shape.group * shape.head_dim,
+            "counts": 4 * shape.group,
             "vectors": 4 * self.attending * self.attending_rows * shape.head_dim,
             "totals": 8 * self.attending * self.attending_rows,
         }
@@ -67,27 +65,33 @@ class SharedMemory:
     def sizes(self) -> dict[str, int]:
         """Bytes of each region beside the ring. Attention's share x's, which holds nothing between two products.
 
-        The first three do not depend on the tokens of a pass: they stay where they are from pass to pass.
+        The first four stay where they are in a prompt's passes (prompt_plan.py).
         """
-        lm_head, tokens = self.layout.lm_head, self.tokens
-        tiles = max(lm_head.splits, *(product.tiles_per_block for product in self.layout.products[:4]))
+        lm_head = self.layout.lm_head
+        tiles = max(self._lm_head_group, *(product.tiles_per_block for product in self.layout.products[:4]))
         return {
             "flags": 16,
             "keys": 8 * self.warps,
             "numbers": 4 * (self.warps + 4),
-            "x": max(2 * tokens * self.x_stride, sum(self._scratch.values())),
-            "partial": 4 * TILE_ROWS * (tiles + self.batch - 1) * tokens,
-            "logits": 8 * lm_head.pairs_per_block if tokens == 1 else 0,
-            "residual": 8 * self.layout.o.pairs_per_block * tokens,
-            "sums": 4 * self.warps * tokens,
-            "rotation": 4 * self.layout.shape.head_dim * tokens,
+            "epoch": 8,
+            "x": max(2 * self.x_elements, sum(self._scratch.values())),
+            "partial": 4 * TILE_ROWS * (tiles + self.batch - 1),
+            "logits": 8 * lm_head.pairs_per_block,
+            "residual": 8 * self.layout.o.pairs_per_block,
+            "sums": 4 * self.warps,
+            "rotation": 4 * self.layout.shape.head_dim,
         }
 
     @property
+    def _lm_head_group(self) -> int:
+        """Tiles of lm_head that are multiplied together at least: a whole group's."""
+        return min(GROUP * self.layout.lm_head.splits, self.layout.lm_head.tiles_per_block)
+
+    @property
     def lm_head_turn(self) -> int:
-        """Tiles of lm_head multiplied before their sums become logits: whole rows, as `partial` has room for."""
-        row = self.layout.lm_head.splits
-        return (self.sizes["partial"] // (4 * TILE_ROWS) - self.batch + 1) // row * row
+        """Tiles of lm_head multiplied before their sums become logits: whole groups, as `partial` has room for."""
+        room = self.sizes["partial"] // (4 * TILE_ROWS) - self.batch + 1
+        return room // self._lm_head_group * self._lm_head_group
 
     @property
     def stage_elements(self) -> int:

@@ -1,5 +1,7 @@
 """How matrices are cut into tiles, and what of them fits a block."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -61,9 +63,30 @@ def test_a_long_context_has_as_many_parts_as_blocks_can_take(tp, context, parts)
     assert plan.parts == parts
 
 
-def test_a_prompts_ring_is_short():
-    plan = make_plan(model_shape(load_config("llama-3.1-8b"), 2), 4096, 132, 227 << 10, 480, 32, prefill_tokens=8)
-    assert plan.prefill.memory.short_ring and not plan.memory.short_ring
+@pytest.mark.parametrize(("name", "tps"), [("llama-3.1-8b", (1, 2, 4, 8)), ("llama-3.1-70b", (4, 8)), ("tiny", (1, 4))])
+@pytest.mark.parametrize("wanted", [1, 16, 32, 64])
+def test_a_prompts_passes_fit_beside_nothing_else(name, tps, wanted):
+    """Their regions do not overlap, but for attention's in the chunks' place; what all passes use stays in place."""
+    for tp in tps:
+        plan = make_plan(model_shape(load_config(name), tp), 4096, 132, 227 << 10, 480, 32, prefill_tokens=wanted)
+        passes = plan.prompt
+        assert passes.tokens % 16 == 0 and passes.tokens <= wanted
+        if wanted == 1:
+            assert passes.tokens == 0
+            continue
+        assert passes.tokens >= 16 and plan.shared_bytes <= 227 << 10
+        offsets, sizes = passes.offsets, passes.sizes
+        regions = sorted((offsets[each], offsets[each] + nbytes) for each, nbytes in sizes.items())
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(regions))
+        assert offsets["totals"] < offsets["chunks"] + sizes["chunks"]
+        assert all(offsets[each] == plan.memory.offsets[each] for each in ("flags", "keys", "numbers", "epoch"))
+
+
+@pytest.mark.parametrize(("tp", "pairs"), [(1, 2), (2, 1), (4, 1), (8, 1)])
+def test_a_warp_merges_neighbouring_pairs_where_it_would_take_turns(tp, pairs):
+    plan = make_plan(model_shape(load_config("llama-3.1-8b"), tp), 512, 132, 227 << 10, 480, 32)
+    assert plan.constants["merge_pairs"] == pairs
+    assert plan.constants["attention_local"] <= plan.warps * pairs
 
 
 @pytest.mark.parametrize("block", [0, 1000, 1024])
@@ -95,15 +118,19 @@ def test_pack(pairs, columns, grid, max_tile_columns):
     padded = np.zeros((cut.pairs_per_block * grid, 2, cut.columns), np.uint16)
     padded[:pairs, :, :columns] = matrix
     for pair in range(len(padded)):
+        block, local = divmod(pair, cut.pairs_per_block)
+        quads, quad = cut.pairs_per_block // 2, local // 2
         for split in range(cut.splits):
-            block, local = divmod(pair, cut.pairs_per_block)
-            t = local // 2 * cut.splits + split
+            group = min(4, quads - quad // 4 * 4)
+            t = quad // 4 * 4 * cut.splits + split * group + quad % 4
             first = t // cut.batch * cut.batch
             together = min(cut.batch, cut.tiles_per_block - first)
             start = (first * grid + block * together + t - first) * cut.tile_elements
             tile = flat[start : start + cut.tile_elements].reshape(2, 2, cut.tile_columns)
-            at = slice(split * cut.tile_columns, (split + 1) * cut.tile_columns)
-            np.testing.assert_array_equal(tile[local % 2], padded[pair, :, at])
+            right = padded[pair, :, split * cut.tile_columns : (split + 1) * cut.tile_columns]
+            np.testing.assert_array_equal(tile[local % 2, 0], right[0])
+            swapped = tile[local % 2, 1].reshape(-1, 2, 32)[:, ::-1]
+            np.testing.assert_array_equal(swapped.reshape(-1), right[1])
     np.testing.assert_array_equal(unpack(flat, cut), padded[:pairs])
 
 

@@ -35,6 +35,7 @@ if NAME == "gpu":
         import numba_cuda  # noqa: F401 (numba has a numba.cuda of its own, too old for this)
     except ImportError as error:
         raise ShmemtpError(f"the gpu backend needs numba-cuda ({error}): pip install '.[gpu]'") from None
+    from .gpu.attention import *
     from .gpu.barriers import *
     from .gpu.bits import *
     from .gpu.host import *

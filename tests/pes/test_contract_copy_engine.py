@@ -3,6 +3,7 @@
 import numpy as np
 
 from shmemtp.device import (
+    atomic_add,
     barrier_arrive,
     barrier_expect,
     barrier_fence,
@@ -10,11 +11,15 @@ from shmemtp.device import (
     barrier_test,
     barrier_wait,
     block_index,
+    block_size,
+    bulk_fence,
     bulk_load,
     clock,
     function,
     grid_size,
+    int64,
     kernel,
+    load_acquire,
     pause,
     shared,
     sync_block,
@@ -206,3 +211,45 @@ def test_one_phase_waits_for_several_loads(run, device):
     np.testing.assert_array_equal(found[0:8], np.arange(8, 16))
     np.testing.assert_array_equal(found[16:32], np.arange(16))
     np.testing.assert_array_equal(found[32:56], np.arange(16, 40))
+
+
+@kernel
+def copy_what_another_block_wrote(words, arrived, rounds, out):
+    """Each round a block's threads write its part of words, and its copy engine reads that of the next block."""
+    copied, landed = shared(0, 64, uint32), shared(4 * 64, 1, uint64)
+    if thread_index() == 0:
+        barrier_init(landed, 0)
+        barrier_fence()
+    sync_block()
+    for n in range(rounds):
+        for i in range(thread_index(), 64, block_size()):
+            words[64 * block_index() + i] = uint32(1000 * n + 64 * block_index() + i)
+        meet_all(arrived, grid_size() * (2 * n + 1))
+        other = (block_index() + 1) % grid_size()
+        if thread_index() == 0:
+            barrier_expect(landed, 0, 4 * 64)
+            bulk_load(copied, 0, words, 64 * other, 4 * 64, landed, 0)
+        barrier_wait(landed, 0, n & 1)
+        for i in range(thread_index(), 64, block_size()):
+            if copied[i] != uint32(1000 * n + 64 * other + i):
+                atomic_add(out, 0, int64(1))
+        meet_all(arrived, grid_size() * (2 * n + 2))
+
+
+@function
+def meet_all(arrived, count):
+    sync_block()
+    if thread_index() == 0:
+        atomic_add(arrived, 0, int64(1))
+        began = clock()
+        while load_acquire(arrived, 0) < count and clock() - began < LIMIT:
+            pause()
+        bulk_fence()
+    sync_block()
+
+
+def test_the_copy_engine_reads_what_another_block_wrote(run, device, shape):
+    grid, block, warp = shape
+    words, arrived, out = device.array(64 * grid, np.uint32), device.array(1, np.int64), device.array(1, np.int64)
+    run(copy_what_another_block_wrote, (grid, block, warp), words, arrived, 50, out, shared_bytes=4 * 64 + 8)
+    assert out.numpy()[0] == 0

@@ -9,6 +9,7 @@ from shmemtp.device import (
     function,
     kernel,
     multiply_rows,
+    multiply_tiles,
     shared,
     sync_block,
     thread_index,
@@ -28,54 +29,47 @@ def copy(source, target, count, block):
         target[i] = source[i]
 
 
+def swap_halves(rows):
+    """As a tile has its odd rows: the halves of every 64 columns change places."""
+    halves = rows.reshape(-1, 2, rows.shape[-1] // 64, 2, 32).copy()
+    halves[:, 1] = halves[:, 1, :, ::-1]
+    return halves.reshape(rows.shape)
+
+
 @kernel
-def multiply(shape, rows, x, start, stride, columns, low, block, sums):
+def multiply(rows, x, start, columns, low, block, sums):
     held = shared(0, ROWS * columns, uint16)
     vector = shared(2 * ROWS * columns, x.size, uint16)
-    result = shared(2 * ROWS * columns + 2 * x.size, ROWS * shape.count, float32)
+    result = shared(2 * ROWS * columns + 2 * x.size, ROWS, float32)
     copy(rows, held, ROWS * columns, block)
     copy(x, vector, x.size, block)
     sync_block()
-    multiply_rows(held, 0, vector, start, stride, shape.count, columns, low, result, 0)
+    multiply_rows(held, 0, vector, start, columns, low, result, 0)
     sync_block()
-    copy(result, sums, ROWS * shape.count, block)
-
-
-def products(device, run, weights, values, start, stride, count, columns, low):
-    """float32 [ROWS, count] of `multiply_rows`."""
-    rows, x = device.array(weights.size, np.uint16), device.array(values.size, np.uint16)
-    rows.fill(weights)
-    x.fill(values)
-    sums = device.array(ROWS * count, np.float32)
-    block = device.warp_size
-    nbytes = 2 * (weights.size + values.size) + 4 * ROWS * count
-    args = (Constants(count=count), rows, x, start, stride, columns, low, block, sums)
-    run(multiply, (1, block, block), *args, shared_bytes=nbytes)
-    return sums.numpy().reshape(ROWS, count)
+    copy(result, sums, ROWS, block)
 
 
 @pytest.mark.parametrize("columns", [64, 128, 192, 448, 512, 704])
 @pytest.mark.parametrize("terms", [1, 2])
-@pytest.mark.parametrize("count", [1, 4, 8])
-def test_four_rows(device, run, columns, terms, count):
-    """The low terms stand 4 elements further than they must, as those of the decode kernel's inputs do.
-
-    Each vector's products are what they are without the others, bit for bit.
-    """
-    start, random = 64, np.random.default_rng(columns)
+def test_four_rows(device, run, columns, terms):
+    """The low terms stand 4 elements further than they must, as those of the decode kernel's inputs do."""
+    start, random, block = 64, np.random.default_rng(columns), device.warp_size
     low = columns + 4 if terms == 2 else 0
-    stride = 2 * columns + 8
     weights, values = (
-        to_bfloat16(random.standard_normal(size).astype(np.float32)) for size in (ROWS * columns, start + 8 * stride)
+        to_bfloat16(random.standard_normal(size).astype(np.float32))
+        for size in (ROWS * columns, start + 2 * columns + 8)
     )
-    sums = products(device, run, weights, values, start, stride, count, columns, low)
-    for n in range(count):
-        vector = from_bfloat16(values)[start + n * stride :]
-        wanted = vector[:columns] + vector[low:][:columns] if low else vector[:columns]
-        expected = from_bfloat16(weights).reshape(ROWS, columns).astype(np.float64) @ wanted
-        np.testing.assert_allclose(sums[:, n], expected, rtol=1e-5, atol=1e-4)
-    last = products(device, run, weights, values, start + (count - 1) * stride, 0, 1, columns, low)
-    np.testing.assert_array_equal(sums[:, -1:].view(np.uint32), last.view(np.uint32))
+    rows, x, sums = (
+        device.array(size, kind) for size, kind in ((weights.size, "u2"), (values.size, "u2"), (ROWS, "f4"))
+    )
+    rows.fill(swap_halves(weights.reshape(ROWS, columns)).reshape(-1))
+    x.fill(values)
+    nbytes = 2 * (weights.size + values.size) + 4 * ROWS
+    run(multiply, (1, block, block), rows, x, start, columns, low, block, sums, shared_bytes=nbytes)
+    vector = from_bfloat16(values)[start:]
+    wanted = vector[:columns] + vector[low:][:columns] if low else vector[:columns]
+    expected = from_bfloat16(weights).reshape(ROWS, columns).astype(np.float64) @ wanted
+    np.testing.assert_allclose(sums.numpy(), expected, rtol=1e-5, atol=1e-4)
 
 
 GRANULE = 16
@@ -148,3 +142,51 @@ def test_attention_over_granules(device, run, head_dim, granules, warps, row, ro
             np.testing.assert_allclose([highest, total], [scores.max(), weights.sum()], rtol=5e-3, atol=1e-4)
             mixed = sums.numpy().reshape(warps, rows, head_dim)[warp, r]
             np.testing.assert_allclose(mixed, weights @ v[own], rtol=5e-3, atol=2e-2 * weights.sum())
+
+
+SIDE = 16
+
+
+@kernel
+def multiply_twice(tiles, tile_columns, x, x_stride, columns, vectors, sums_stride, block, sums):
+    """The vectors behind the first eight rows of x; the first half of the columns stored, the second half added."""
+    held = shared(0, tiles.size, uint16)
+    vector = shared(2 * tiles.size, x.size, uint16)
+    result = shared(2 * tiles.size + 2 * x.size, sums.size, float32)
+    copy(tiles, held, tiles.size, block)
+    copy(x, vector, x.size, block)
+    copy(sums, result, sums.size, block)
+    sync_block()
+    half = columns // 2
+    for n in range(2):
+        multiply_tiles(
+            *(held, n * half, tile_columns, vector, 8 * x_stride + 2 * n * half, x_stride),
+            *(half, vectors.count, result, 6, sums_stride, n > 0),
+        )
+    sync_block()
+    copy(result, sums, sums.size, block)
+
+
+@pytest.mark.parametrize("columns", [128, 256, 384, 512])
+@pytest.mark.parametrize("vectors", [16, 32])
+def test_sixteen_rows_times_some_vectors(device, run, columns, vectors):
+    """Some columns of wider tiles; and nothing else is written."""
+    random, block, wide = np.random.default_rng(columns), device.warp_size, columns + 64
+    sums_stride, x_stride = SIDE + 8, 2 * columns + 8
+    weights = to_bfloat16(random.normal(size=(SIDE, wide)).astype(np.float32))
+    values = to_bfloat16(random.normal(size=(vectors, columns)).astype(np.float32))
+    placed = np.zeros((8 + vectors // 2, x_stride), np.uint16)
+    pairs = values.reshape(-1, 2, 8, columns // 4, 2, 2)  # sixteens, halves, eights, quads of elements, pairs
+    placed[8:, :-8] = pairs.transpose(0, 2, 3, 4, 1, 5).reshape(-1, 2 * columns)
+    tiles, x = device.array(weights.size, np.uint16), device.array(placed.size, np.uint16)
+    tiles.fill(swap_halves(weights).reshape(-1))
+    x.fill(placed.reshape(-1))
+    untouched = np.full(6 + vectors * sums_stride, 7, np.float32)
+    sums = device.array(untouched.size, np.float32)
+    sums.fill(untouched)
+    args = (tiles, wide, x, x_stride, columns, Constants(count=vectors), sums_stride, block, sums)
+    run(multiply_twice, (1, block, block), *args, shared_bytes=weights.nbytes + placed.nbytes + untouched.nbytes)
+    right = np.full((vectors, sums_stride), 7.0)
+    right[:, :SIDE] = from_bfloat16(values).astype(np.float64) @ from_bfloat16(weights[:, :columns]).T
+    np.testing.assert_array_equal(sums.numpy()[:6], 7)
+    np.testing.assert_allclose(sums.numpy()[6:].reshape(right.shape), right, rtol=1e-5, atol=1e-5 * columns)

@@ -112,8 +112,9 @@ def test_a_stop_ends_a_prompt_before_its_first_token(pe, llm):
 
 
 @pytest.mark.parametrize("cut", [1, 7, 19])
-def test_a_later_request_goes_on_from_the_cache(pe, llm, cut):
-    """A prompt in two requests: the same tokens and the same bits as in one."""
+def test_a_later_request_goes_on_from_the_cache(pe, cut):
+    """A prompt in two requests, fed token by token: the same tokens and the same bits as in one."""
+    llm = model(pe, checkpoint(pe, "llama"), record_logits=12, prefill_tokens=1)
     whole, logits = decode(llm, PROMPT, 6), bits(logits_of(llm, 6))
     decode(llm, PROMPT[:cut], 1)
     llm.loop.start(PROMPT[cut:], 6, position=cut)

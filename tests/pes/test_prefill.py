@@ -1,91 +1,115 @@
-"""A prompt fed several tokens at a time: fewer passes over the weights, and the same bits as one by one."""
-
-import functools
+"""A prompt fed many tokens at a time: fewer passes over the weights, and the logits that one by one gives."""
 
 import numpy as np
 import pytest
-from decoding import PROMPT, bits, checkpoint, decode, launch_options, logits_of, model
+from decoding import TOLERANCE, assert_close, bits, checkpoint, decode, launch_options, logits_of, model
+from reference import Reference
 
 import shmemtp
 from shmemtp.device.backend import NAME
-from shmemtp.device.cache import GRANULE
 from shmemtp.errors import InputError
 
 STEPS = 3
+PROMPT = np.random.default_rng(3).integers(0, 96, 100).tolist()
 MODELS = {"llama": ("llama", dict(ratio=3)), "qwen3": ("qwen3", dict(ratio=2, head_dim=24, tie_word_embeddings=True))}
-LAUNCHES = [None, (3, 8, 4)] if NAME == "emulator" else [None]  # grid, block, warp
-TOKENS = (2, 4, 8) if NAME == "emulator" else (4, 8)  # where each is a kernel of its own, compiled for half a minute
+TOKENS = (16, 32)
+LAUNCH = (3, 8, 4) if NAME == "emulator" else None  # grid, block, warp; None: the usual one
+CASES = [("llama", 16, None), ("qwen3", 32, None)]
+if NAME == "emulator":
+    CASES += [("qwen3", 16, LAUNCH), ("llama", 32, LAUNCH), ("llama", 32, (1, 16, 16))]
 
 
-def fed(pe, name, tokens, launch):
+def fed(pe, name, tokens, launch=None, **options):
     """The model that feeds its prompts `tokens` tokens at a time."""
-    architecture, options = MODELS[name]
-    folder = checkpoint(pe, name, architecture, **options)
-    llm = model(pe, folder, record_logits=STEPS, prefill_tokens=tokens, **launch_options(launch))
-    assert llm.plan.prefill.tokens == tokens
-    return llm
+    architecture, sizes = MODELS[name]
+    folder = checkpoint(pe, name, architecture, **sizes)
+    llm = model(pe, folder, record_logits=STEPS, prefill_tokens=tokens, **launch_options(launch), **options)
+    assert llm.plan.prompt.tokens == (tokens if tokens > 1 else 0)
+    return llm, folder
 
 
-@functools.cache
-def one_by_one(pe, name, launch, length):
-    """The tokens of the longest prompt of so many tokens, and their logits' bits."""
-    llm = fed(pe, name, 1, launch)
-    return decode(llm, PROMPT[:length], STEPS), bits(logits_of(llm, STEPS))
+@pytest.mark.parametrize(
+    ("name", "tokens", "launch"), CASES, ids=lambda each: "x".join(map(str, each)) if isinstance(each, tuple) else None
+)
+def test_logits_are_right(pe, name, tokens, launch):
+    """Of whole passes, of passes that are not full, and where a token is left that is fed alone."""
+    llm, folder = fed(pe, name, tokens, launch)
+    for length in (1, 2, 3, tokens, tokens + 1, tokens + 2, tokens + 3, 2 * tokens + 1, len(PROMPT)):
+        chosen = decode(llm, PROMPT[:length], STEPS)
+        right = Reference(folder).logits(PROMPT[:length] + chosen[:-1])[-STEPS:]
+        assert_close(logits_of(llm, STEPS), right, chosen)
 
 
-@pytest.mark.parametrize("launch", LAUNCHES, ids=lambda launch: "x".join(map(str, launch)) if launch else "usual")
+def test_blocks_without_a_row_of_a_product(pe):
+    """Their workers come to the next product while their feeders may not have seen that this one began."""
+    folder = checkpoint(pe, "narrow", hidden_size=64, intermediate_size=8)
+    llm = model(pe, folder, record_logits=STEPS, prefill_tokens=16, multiprocessors=8)
+    gate_up = llm.plan.layout.gate_up
+    assert llm.plan.grid == 8 and gate_up.tiles <= 4 * gate_up.tiles_per_block
+    for _ in range(3):
+        chosen = decode(llm, PROMPT, STEPS)
+    assert_close(logits_of(llm, STEPS), Reference(folder).logits(PROMPT + chosen[:-1])[-STEPS:], chosen)
+
+
 @pytest.mark.parametrize("tokens", TOKENS)
-@pytest.mark.parametrize("name", MODELS)
-def test_the_same_bits_as_one_by_one(pe, name, tokens, launch):
-    """Whatever is left over for the passes of one token."""
-    llm = fed(pe, name, tokens, launch)
-    for length in (1, tokens, tokens + 1, tokens + 4, 2 * tokens, len(PROMPT) - 1, len(PROMPT)):
-        right, logits = one_by_one(pe, name, launch, length)
-        assert decode(llm, PROMPT[:length], STEPS) == right
-        np.testing.assert_array_equal(bits(logits_of(llm, STEPS)), logits)
+def test_runs_are_bitwise_equal(pe, tokens):
+    llm, _ = fed(pe, "llama", tokens, LAUNCH)
+    runs = []
+    for before in (5, 40, 18):
+        decode(llm, PROMPT[:before], 1)
+        decode(llm, PROMPT, STEPS)
+        runs.append(bits(logits_of(llm, STEPS)))
+    np.testing.assert_array_equal(runs[1], runs[0])
+    np.testing.assert_array_equal(runs[2], runs[0])
 
 
-@pytest.mark.parametrize("tokens", TOKENS)
-def test_a_pass_reaches_into_the_next_part_of_the_context(pe, tokens):
-    """Its first token is the last one of a granule: several parts own positions of the pass."""
-    llm = fed(pe, "llama", tokens, LAUNCHES[-1])
-    right, logits = one_by_one(pe, "llama", LAUNCHES[-1], len(PROMPT))
-    cut = GRANULE - 1
+@pytest.mark.parametrize("cut", [1, 15, 16, 50])
+def test_a_prompt_behind_another_one(pe, cut):
+    """Its keys and values join those in the cache, whatever pass wrote them."""
+    llm, folder = fed(pe, "llama", TOKENS[-1], LAUNCH)
     decode(llm, PROMPT[:cut], 1)
     llm.loop.start(PROMPT[cut:], STEPS, position=cut)
-    assert list(llm.loop.tokens()) == right
-    np.testing.assert_array_equal(bits(logits_of(llm, STEPS)), logits)
+    chosen = list(llm.loop.tokens())
+    assert_close(logits_of(llm, STEPS), Reference(folder).logits(PROMPT + chosen[:-1])[-STEPS:], chosen)
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_fewer_passes(pe, tokens):
-    """Tokens that make no whole group are fed with some of the group before again, unless they are but one or two."""
-    llm = fed(pe, "llama", tokens, None)
-    alone = {2: 1, 4: 1, 8: 2}[tokens]
-    for length in (1, tokens, tokens + 1, tokens + 1 + alone, tokens + 2 + alone, 19, 20):
+    """One token that is left over is fed like those that are generated."""
+    llm, _ = fed(pe, "llama", tokens)
+    for length in (1, 2, 3, tokens + 1, tokens + 2, tokens + 3, len(PROMPT)):
         before = llm.loop.passes
         decode(llm, PROMPT[:length], STEPS)
         groups, left = divmod(length - 1, tokens)
-        if groups == 0:
-            passes = left
-        else:
-            passes = groups + (1 if left > alone else left)
-        assert llm.loop.passes - before == passes + STEPS
+        assert llm.loop.passes - before == groups + (left > 0) + STEPS
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_by_put(pe, tokens):
-    folder = checkpoint(pe, "llama", **MODELS["llama"][1])
-    llm = model(pe, folder, record_logits=STEPS, prefill_tokens=tokens, algorithm="one-shot-put")
-    right, logits = one_by_one(pe, "llama", None, len(PROMPT))
-    assert decode(llm, PROMPT, STEPS) == right
-    np.testing.assert_array_equal(bits(logits_of(llm, STEPS)), logits)
+    """put_signal brings the same bits as packets."""
+    logits = []
+    for algorithm in ("one-shot", "one-shot-put"):
+        llm, _ = fed(pe, "llama", tokens, algorithm=algorithm)
+        decode(llm, PROMPT, STEPS)
+        logits.append(bits(logits_of(llm, STEPS)))
+    np.testing.assert_array_equal(*logits)
 
 
-@pytest.mark.parametrize("tokens", [0, 9])
+def test_it_matters_little_how_many_go_together(pe):
+    """A pass rounds its inputs once more than a token alone does."""
+    logits = []
+    for tokens in (1, *TOKENS):
+        llm, _ = fed(pe, "qwen3", tokens)
+        decode(llm, PROMPT, 1)
+        logits.append(logits_of(llm, 1))
+    for other in logits[1:]:
+        assert np.linalg.norm(other - logits[0]) < TOLERANCE * np.linalg.norm(logits[0])
+
+
+@pytest.mark.parametrize("tokens", [0, 8, 80])
 def test_no_pass_has_so_many(pe, tokens):
     folder = checkpoint(pe, "llama", **MODELS["llama"][1])
-    with pytest.raises(InputError, match=f"prefill_tokens is {tokens}: it must be from 1 to 8"):
+    with pytest.raises(InputError, match=f"prefill_tokens is {tokens}: it must be 1 or a multiple of 16 up to 64"):
         shmemtp.LLM(folder, pe, prefill_tokens=tokens)
 
 
@@ -94,5 +118,5 @@ def test_plans_that_differ_are_told(pe):
     if pe.size == 1:
         pytest.skip("needs two PEs that can differ")
     folder = checkpoint(pe, "llama", **MODELS["llama"][1])
-    with pytest.raises(InputError, match=r"different plans: .*2 tokens of a prompt at a time on PE 0, .*4 tokens"):
-        shmemtp.LLM(folder, pe, max_context=64, prefill_tokens=2 if pe.rank == 0 else 4)
+    with pytest.raises(InputError, match=r"different plans: .*16 tokens of a prompt at a time on PE 0, .*32 tokens"):
+        shmemtp.LLM(folder, pe, max_context=64, prefill_tokens=16 if pe.rank == 0 else 32)

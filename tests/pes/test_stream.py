@@ -5,7 +5,7 @@ import pytest
 from decoding import checkpoint
 
 from shmemtp import plan as host
-from shmemtp import planner, product, shared_memory
+from shmemtp import product, prompt_plan, shared_memory
 from shmemtp.config import load_config
 from shmemtp.device import (
     Constants,
@@ -14,11 +14,12 @@ from shmemtp.device import (
     cache,
     kernel,
     merge,
-    norm,
     packets,
     sequence,
     thread_index,
 )
+from shmemtp.device.prompt import sequence as prompt_sequence
+from shmemtp.device.prompt import stream as prompt_stream
 from shmemtp.device.sequence import LM_HEAD, tiles_of
 from shmemtp.model import model_shape
 from shmemtp.planner import make_plan
@@ -26,11 +27,11 @@ from shmemtp.planner import make_plan
 
 def test_host_and_kernels_have_the_same_numbers():
     """Kernels' private arrays are as large as the most that a plan may ask for."""
-    assert (host.GRANULE, product.TILE_ROWS) == (cache.GRANULE, sequence.TILE_ROWS)
-    assert host.MOST_TOGETHER == norm.MOST_TOKENS == merge.MOST_TOGETHER
-    assert (host.MOST_BATCH, 4 * host.MOST_BATCH) == (packets.BATCH, packets.MOST_VECTOR_WORDS)
-    assert planner.MOST_TOKENS <= cache.GRANULE
-    assert shared_memory.MOST_QUERIES == attention.TOGETHER
+    assert (host.GRANULE, product.TILE_ROWS, product.GROUP) == (cache.GRANULE, sequence.TILE_ROWS, sequence.GROUP)
+    assert (host.MOST_TOGETHER, host.MOST_BATCH) == (merge.MOST_TOGETHER, packets.BATCH)
+    assert shared_memory.MOST_QUERIES == prompt_plan.QUERIES == attention.TOGETHER
+    assert (prompt_plan.LEAST_TOKENS, prompt_plan.STAGE_ROWS) == (prompt_stream.SHARED_BY, prompt_sequence.STAGE_ROWS)
+    assert (prompt_plan.ROW_PADDING, prompt_plan.CHUNKS) == (prompt_stream.ROW_PADDING, prompt_stream.CHUNKS)
 
 
 @kernel

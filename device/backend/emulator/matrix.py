@@ -5,7 +5,7 @@ from .meetings import warp_sum
 from .vectors import load_pair, load_vector
 from .words import exp, float32, function, lane_index, local, uint32, warp_size
 
-__all__ = ["attend_granules", "multiply_rows"]
+__all__ = ["attend_granules", "multiply_rows", "multiply_tiles"]
 
 LOWEST = -1e30  # a score below every real one, and far from overflow
 
@@ -20,25 +20,25 @@ def _add_products(w, x, total):
 
 
 @function
-def multiply_rows(rows, at, x, start, stride, count, columns, low, sums, to):
-    """Four bf16 rows times `count` bf16 vectors, or vectors of two bf16 terms, into `sums` (warp)."""
+def multiply_rows(rows, at, x, start, columns, low, sums, to):
+    """Four bf16 rows times a bf16 vector, or one of two bf16 terms, into `sums` (warp)."""
     for row in range(4):
-        for n in range(count):
-            total = _row_times_vector(rows, at + row * columns, x, start + n * stride, columns, low)
-            if lane_index() == 0:
-                sums[(to + row) * count + n] = total
+        total = float32(0)
+        for column in range(8 * lane_index(), columns, 8 * warp_size()):
+            w = load_vector(rows, at + row * columns + _swapped(row, column))
+            total = _add_products(w, load_vector(x, start + column), total)
+            if low > 0:
+                behind = start + low + column
+                total = _add_products(w, load_pair(x, behind) + load_pair(x, behind + 4), total)
+        total = warp_sum(total)
+        if lane_index() == 0:
+            sums[to + row] = total
 
 
 @function
-def _row_times_vector(rows, at, x, start, columns, low):
-    total = float32(0)
-    for column in range(8 * lane_index(), columns, 8 * warp_size()):
-        w = load_vector(rows, at + column)
-        total = _add_products(w, load_vector(x, start + column), total)
-        if low > 0:
-            behind = start + low + column
-            total = _add_products(w, load_pair(x, behind) + load_pair(x, behind + 4), total)
-    return warp_sum(total)
+def _swapped(row, column):
+    """Where a row of a tile has a column: odd rows' halves of every 64 columns are swapped."""
+    return column ^ 32 if row & 1 else column
 
 
 @function
@@ -98,3 +98,18 @@ def _weigh(weights, values, place, d):
 def _rounded(value):
     """To bfloat16."""
     return as_float32(uint32(bfloat16_pair(value, float32(0)) << uint32(16)))
+
+
+@function
+def multiply_tiles(tiles, at, tile_columns, x, start, x_stride, columns, vectors, sums, to, sums_stride, add):
+    """Four tiles of four rows times some vectors: a lane has every warp_size()-th product (warp)."""
+    for i in range(lane_index(), 16 * vectors, warp_size()):
+        row, vector, total = i % 16, i // 16, float32(0)
+        w, v = at + row * tile_columns, start + (vector // 16 * 8 + vector % 8) * x_stride
+        for column in range(0, columns, 8):
+            a, b, c, d = load_vector(x, v + 2 * column)
+            e, f, g, h = load_vector(x, v + 2 * column + 8)
+            eight = (b, d, f, h) if vector & 8 else (a, c, e, g)
+            total = _add_products(load_vector(tiles, w + _swapped(row, column)), eight, total)
+        place = to + vector * sums_stride + row
+        sums[place] = sums[place] + total if add else total

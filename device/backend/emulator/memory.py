@@ -20,6 +20,7 @@ __all__ = [
     "barrier_init",
     "barrier_test",
     "barrier_wait",
+    "bulk_fence",
     "bulk_load",
     "load_acquire",
     "load_relaxed",
@@ -184,7 +185,12 @@ def barrier_fence():
 
 
 @function
-def bulk_load(target, to, source, start, nbytes, array, i):
+def bulk_fence():
+    """Likewise."""
+
+
+@function
+def bulk_load(target, to, source, start, nbytes, array, i, once=True):
     """Global element `start` -> shared element `to`; the copy has landed on return, the mbarrier says so."""
     copy_bytes(target, to, source, start, nbytes)
     _advance(array, i, -types.int64(nbytes), 0)

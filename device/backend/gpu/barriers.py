@@ -18,6 +18,7 @@ __all__ = [
     "barrier_init",
     "barrier_test",
     "barrier_wait",
+    "bulk_fence",
     "bulk_load",
     "prefetch",
     "sync_threads",
@@ -46,7 +47,7 @@ def sync_threads(count):
 
 
 @intrinsic
-def _shared_address(typingctx, array, i):
+def shared_address(typingctx, array, i):
     def codegen(context, builder, sig, args):
         pointer = element(context, builder, sig.args[0], *args)
         in_shared = builder.addrspacecast(pointer, pointer.type.pointee.as_pointer(3))
@@ -67,9 +68,11 @@ def _poll(instruction):
 
 
 _test, _try_for_some_time = _poll("test_wait"), _poll("try_wait")
-_bulk = ptx(  # of what is read once, the L2 keeps nothing in the place of what will be read again
+_BULK = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+_bulk = ptx(f"{_BULK} [$0], [$1], $2, [$3];", "r,l,r,r,~{memory}", types.void, uint32, uint64, uint32, uint32)
+_bulk_once = ptx(
     "{ .reg .b64 once; createpolicy.fractional.L2::evict_first.b64 once, 1.0; "
-    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [$0], [$1], $2, [$3], once; }",
+    f"{_BULK}.L2::cache_hint [$0], [$1], $2, [$3], once; }}",
     "r,l,r,r,~{memory}",
     types.void,
     uint32,
@@ -79,36 +82,37 @@ _bulk = ptx(  # of what is read once, the L2 keeps nothing in the place of what 
 )
 _prefetch = ptx("cp.async.bulk.prefetch.L2.global [$0], $1;", "l,r,~{memory}", types.void, uint64, uint32)
 _fence_proxy = ptx("fence.proxy.async.shared::cta;", "~{memory}", types.void)
+_fence_all_proxies = ptx("fence.proxy.async;", "~{memory}", types.void)
 
 
 @function
 def barrier_init(array, i, count=1):
-    _init(_shared_address(array, int64(i)), uint32(count))
+    _init(shared_address(array, int64(i)), uint32(count))
 
 
 @function
 def barrier_end(array, i):
-    _inval(_shared_address(array, int64(i)))
+    _inval(shared_address(array, int64(i)))
 
 
 @function
 def barrier_expect(array, i, nbytes):
-    _expect(_shared_address(array, int64(i)), uint32(nbytes))
+    _expect(shared_address(array, int64(i)), uint32(nbytes))
 
 
 @function
 def barrier_arrive(array, i):
-    _arrive(_shared_address(array, int64(i)))
+    _arrive(shared_address(array, int64(i)))
 
 
 @function
 def barrier_test(array, i, parity):
-    return _test(_shared_address(array, int64(i)), uint32(parity)) != 0
+    return _test(shared_address(array, int64(i)), uint32(parity)) != 0
 
 
 @function
 def barrier_wait(array, i, parity):
-    while _try_for_some_time(_shared_address(array, int64(i)), uint32(parity)) == 0:
+    while _try_for_some_time(shared_address(array, int64(i)), uint32(parity)) == 0:
         pass
 
 
@@ -118,13 +122,17 @@ def barrier_fence():
 
 
 @function
-def bulk_load(target, to, source, start, nbytes, array, i):
-    _bulk(
-        _shared_address(target, int64(to)),
-        address(source, int64(start)),
-        uint32(nbytes),
-        _shared_address(array, int64(i)),
-    )
+def bulk_fence():
+    _fence_all_proxies()
+
+
+@function
+def bulk_load(target, to, source, start, nbytes, array, i, once=True):
+    there, here = shared_address(target, int64(to)), address(source, int64(start))
+    if once:
+        _bulk_once(there, here, uint32(nbytes), shared_address(array, int64(i)))
+    else:
+        _bulk(there, here, uint32(nbytes), shared_address(array, int64(i)))
 
 
 @function

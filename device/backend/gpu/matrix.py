@@ -1,30 +1,29 @@
 """Products of bf16 rows on the tensor cores. The contract is in ../README.md.
 
-Source: PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type", "movmatrix".
+Source: PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type".
 """
 
 from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from .bits import as_float32, bfloat16_pair
-from .vectors import load_pair, load_vector
-from .words import cuda, exp, float32, function, lane_index, local, ptx, uint32
+from .bits import as_bits, as_float32
+from .vectors import load_pair, load_vector, store_pair
+from .words import cuda, float32, function, lane_index, local, uint32
 
-__all__ = ["attend_granules", "multiply_rows"]
+__all__ = ["multiply_rows", "multiply_tiles"]
 
 I32, F32 = ir.IntType(32), ir.FloatType()
 FULL_WARP = 0xFFFFFFFF
 CHUNK, TOGETHER = 64, 4  # columns of four rows that one mma takes; chunks whose loads are in flight together
 ROW_WORDS, VECTOR_WORDS = 4 * TOGETHER, 2 * TOGETHER  # of each lane
-TOTALS, VECTORS = 8, 4  # of each lane and vector; vectors that are multiplied together
-MOST_TOTALS = TOTALS * VECTORS
-MOST_OPERANDS = 64  # words of each lane: a granule of heads of 256 dimensions
-LOWEST, LOW = -1e30, -1e29  # scores below every real one, and far from overflow
+TOTALS = 8  # of each lane: two sets in turn
+BLOCK = 32  # columns of sixteen rows that are multiplied together
+BLOCK_WORDS, MOST_VECTOR_WORDS, MOST_TOTALS = 8, 16, 16  # of each lane: two rows, and 32 vectors
 
 
 @intrinsic
-def _mma(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
+def mma(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
     """c += a b for 16 x 16 times 16 x 8."""
     result = types.UniTuple(float32, 4)
 
@@ -40,193 +39,129 @@ def _mma(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
 
 
 @function
-def _low(word):
-    return as_float32(uint32(word << uint32(16)))
-
-
-@function
-def _high(word):
-    return as_float32(uint32(word & uint32(0xFFFF0000)))
-
-
-_transpose = ptx("movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;", "=r,r", uint32, uint32)
-
-
-@function
-def multiply_rows(rows, at, x, start, stride, count, columns, low, sums, to):
-    """Four bf16 rows times `count` bf16 vectors, or vectors of two bf16 terms, into `sums` (warp).
+def multiply_rows(rows, at, x, start, columns, low, sums, to):
+    """Four bf16 rows times a bf16 vector, or one of two bf16 terms, into `sums` (warp).
 
     An mma multiplies 16 rows by 8 columns: here each of the four rows is four quarters of a chunk, and the other
-    operand's columns are one vector's quarters, those of its low terms behind; the wanted products stand where a
+    operand's columns are the vector's quarters, those of its low terms behind; the wanted products stand where a
     quarter meets itself. Which columns make a quarter is free as long as both operands agree: lane (g, t) has eight
     that lie side by side in row g / 2, of which the first four belong to one quarter, the others to the next one, so
-    that one load of 16 bytes is an operand as it stands, and one of 8 bytes is the other.
+    that one load of 16 bytes is an operand as it stands, and one of 8 bytes is the other. Odd rows' halves are swapped.
     """
     lane = lane_index()
     group, column = lane >> 2, lane & 3
-    row = uint32(at + (group >> 1) * columns + (group & 1) * (CHUNK // 2) + column * 8)
+    row = uint32(at + (group >> 1) * columns + ((group ^ (group >> 1)) & 1) * (CHUNK // 2) + column * 8)
     term = start if group < 4 else start + low
     vector = uint32(term + ((group >> 1) & 1) * (CHUNK // 2) + column * 8 + (group & 1) * 4)
-    _multiply_vectors(rows, row, x, vector, stride, 0, min(count, VECTORS), count, columns, low, sums, to)
-    if count > VECTORS:
-        _multiply_vectors(rows, row, x, vector, stride, VECTORS, count - VECTORS, count, columns, low, sums, to)
-
-
-@function
-def _multiply_vectors(rows, row, x, vector, stride, first, some, count, columns, low, sums, to):
-    """By `some` of the `count` vectors, from number `first` on: as many as registers hold the totals of."""
-    vector = uint32(vector + first * stride)
-    totals = local(MOST_TOTALS, float32)
-    for i in range(TOTALS * some):
+    totals = local(TOTALS, float32)
+    for i in range(TOTALS):
         totals[i] = float32(0)
     left = uint32(columns) // uint32(CHUNK)
     while left >= 2 * TOGETHER:  # twice, so that loads of the second half do not wait for the first one's sums
-        _multiply_chunks(rows, row, x, vector, stride, some, TOGETHER, totals)
+        _multiply_chunks(rows, row, x, vector, TOGETHER, totals)
         row, vector = uint32(row + TOGETHER * CHUNK), uint32(vector + TOGETHER * CHUNK)
-        _multiply_chunks(rows, row, x, vector, stride, some, TOGETHER, totals)
+        _multiply_chunks(rows, row, x, vector, TOGETHER, totals)
         row, vector = uint32(row + TOGETHER * CHUNK), uint32(vector + TOGETHER * CHUNK)
         left = uint32(left - 2 * TOGETHER)
     if left & TOGETHER:
-        _multiply_chunks(rows, row, x, vector, stride, some, TOGETHER, totals)
+        _multiply_chunks(rows, row, x, vector, TOGETHER, totals)
         row, vector = uint32(row + TOGETHER * CHUNK), uint32(vector + TOGETHER * CHUNK)
     if left & 2:
-        _multiply_chunks(rows, row, x, vector, stride, some, 2, totals)
+        _multiply_chunks(rows, row, x, vector, 2, totals)
         row, vector = uint32(row + 2 * CHUNK), uint32(vector + 2 * CHUNK)
     if left & 1:
-        _multiply_chunks(rows, row, x, vector, stride, some, 1, totals)
+        _multiply_chunks(rows, row, x, vector, 1, totals)
     # Lane (g, t) holds rows g and g + 8 of the product, columns 2t and 2t + 1: quarters 2 (g % 2) and on of row g / 2,
     # times quarters 2 (t % 2) and on of the high terms (t < 2) or of the low ones. They meet in lanes 0, 2, 5, 7 of 8.
-    lane = lane_index()
-    for n in range(some):
-        i = TOTALS * n
-        total = (totals[i] + totals[i + 4]) + (totals[i + 3] + totals[i + 7])
-        if low == 0 and lane & 3 >= 2:
-            total = float32(0)
-        total += cuda.shfl_xor_sync(FULL_WARP, total, 2)
-        total += cuda.shfl_xor_sync(FULL_WARP, total, 5)
-        if lane & 7 == 0:
-            sums[(to + (lane >> 3)) * count + first + n] = total
+    total = (totals[0] + totals[4]) + (totals[3] + totals[7])
+    if low == 0 and lane & 3 >= 2:
+        total = float32(0)
+    total += cuda.shfl_xor_sync(FULL_WARP, total, 2)
+    total += cuda.shfl_xor_sync(FULL_WARP, total, 5)
+    if lane & 7 == 0:
+        sums[to + (lane >> 3)] = total
 
 
 @function
-def _multiply_chunks(rows, row, x, vector, stride, some, chunks, totals):
-    """`chunks` chunks by each vector, all loads under way before the first mma.
+def _multiply_chunks(rows, row, x, vector, chunks, totals):
+    """`chunks` chunks, all loads under way before the first mma.
 
-    A vector's mmas take turns with two sets of totals, for an mma waits for those that it adds to.
+    They take turns with two sets of totals, for an mma waits for those that it adds to.
     """
     w, v = local(ROW_WORDS, uint32), local(VECTOR_WORDS, uint32)
     for j in range(chunks):
         w[4 * j], w[4 * j + 1], w[4 * j + 2], w[4 * j + 3] = load_vector(rows, row + j * CHUNK)
-    for n in range(some):
-        for j in range(chunks):
-            v[2 * j], v[2 * j + 1] = load_pair(x, uint32(vector + n * stride + j * CHUNK))
-        for j in range(chunks):
-            i, k, t = 4 * j, 2 * j, TOTALS * n + 4 * (j & 1)
-            totals[t], totals[t + 1], totals[t + 2], totals[t + 3] = _mma(
-                *(w[i], w[i + 2], w[i + 1], w[i + 3], v[k], v[k + 1]),
-                *(totals[t], totals[t + 1], totals[t + 2], totals[t + 3]),
-            )
-
-
-@function
-def attend_granules(
-    queries, row, rows, counts, keys, values, at, step, first, stride, granules, head_dim, sums, totals
-):
-    """Flash attention (Dao, 2023) of up to eight queries (warp).
-
-    Scores are keys times queries, 16 positions x 8, and the sums values times weights, 16 dimensions x 8: keys and
-    values lie in the cache as operands. Lane (g, t) has queries 2t and 2t + 1 of both products: of the scores positions
-    g and g + 8, of the sums dimensions 2g and 2g + 1. Between the two, weights change their lanes.
-    """
-    group, query = lane_index() >> 2, (lane_index() & 3) * 2
-    own = min(uint32(query), uint32(rows - 1)), min(uint32(query + 1), uint32(rows - 1))
-    count = counts[row + own[0]], counts[row + own[1]]
-    best, total, kept = local(2, float32), local(2, float32), local(2, float32)
-    for i in range(2):
-        best[i], total[i] = float32(LOWEST), float32(0)
-    n = uint32(first)
-    while n < granules:
-        place = at + n * step
-        scores = local(4, float32)
-        _score(queries, row, rows, keys, place, head_dim, scores)
-        held = local(MOST_OPERANDS, uint32)
-        _load_operands(values, place, head_dim, held)
-        position = n * 16 + group
-        for i in range(4):
-            if position + 8 * (i >> 1) >= count[i & 1]:
-                scores[i] = float32(LOWEST)
-        for i in range(2):
-            top = max(best[i], max(scores[i], scores[i + 2]))
-            for distance in (4, 8, 16):
-                top = max(top, cuda.shfl_xor_sync(FULL_WARP, top, distance))
-            reference = max(top, float32(LOW))  # so that what is not seen weighs nothing
-            scores[i], scores[i + 2] = exp(scores[i] - reference), exp(scores[i + 2] - reference)
-            kept[i] = exp(best[i] - reference)
-            best[i] = top
-        early, late = bfloat16_pair(scores[0], scores[1]), bfloat16_pair(scores[2], scores[3])
-        total[0] = total[0] * kept[0] + (_low(early) + _low(late))
-        total[1] = total[1] * kept[1] + (_high(early) + _high(late))
-        _add_values(held, _transpose(early), _transpose(late), kept, n == first, head_dim, sums, first * rows, rows)
-        n = uint32(n + stride)
-    for i in range(2):
-        for distance in (4, 8, 16):
-            total[i] += cuda.shfl_xor_sync(FULL_WARP, total[i], distance)
-        if group == 0 and query + i < rows:
-            to = 2 * (first * rows + query + i)
-            totals[to], totals[to + 1] = best[i], total[i]
-
-
-@function
-def _load_operands(source, place, head_dim, held):
-    """A granule's keys or values: four words, an operand, for each sixteen dimensions (warp)."""
-    for chunk in range((head_dim + 15) // 16):
-        i = 4 * chunk
-        held[i], held[i + 1], held[i + 2], held[i + 3] = load_vector(source, place + chunk * 256 + lane_index() * 8)
-
-
-@function
-def _score(queries, row, rows, keys, place, head_dim, scores):
-    """A granule's keys times the queries, a lane's own four (warp)."""
-    group, column = lane_index() >> 2, (lane_index() & 3) * 4
-    query = (row + min(group, rows - 1)) * head_dim + column
-    held = local(MOST_OPERANDS, uint32)
-    _load_operands(keys, place, head_dim, held)
-    s, r = local(4, float32), local(4, float32)  # of even and odd chunks: an mma waits for the one that it adds to
-    for i in range(4):
-        s[i] = r[i] = float32(0)
-    for chunk in range((head_dim + 15) // 16):
-        i, v = 4 * chunk, (uint32(0), uint32(0))
-        if chunk * 16 + column < head_dim:
-            v = load_pair(queries, query + chunk * 16)
-        if chunk & 1:
-            r[0], r[1], r[2], r[3] = _mma(held[i], held[i + 1], held[i + 2], held[i + 3], *v, r[0], r[1], r[2], r[3])
-        else:
-            s[0], s[1], s[2], s[3] = _mma(held[i], held[i + 1], held[i + 2], held[i + 3], *v, s[0], s[1], s[2], s[3])
-    for i in range(4):
-        scores[i] = s[i] + r[i]
-
-
-@function
-def _add_values(held, early, late, kept, is_first, head_dim, sums, to, rows):
-    """sums[to + q] = sums[to + q] * kept[q & 1] + values times weights, a lane's own queries and dimensions (warp)."""
-    group, query = lane_index() >> 2, (lane_index() & 3) * 2
-    mixed, nothing = local(MOST_OPERANDS, float32), float32(0)
-    for chunk in range((head_dim + 15) // 16):
-        i = 4 * chunk
-        mixed[i], mixed[i + 1], mixed[i + 2], mixed[i + 3] = _mma(
-            *(held[i], held[i + 1], held[i + 2], held[i + 3], early, late),
-            *(nothing, nothing, nothing, nothing),
+    for j in range(chunks):
+        v[2 * j], v[2 * j + 1] = load_pair(x, uint32(vector + j * CHUNK))
+    for j in range(chunks):
+        i, k, t = 4 * j, 2 * j, 4 * (j & 1)
+        totals[t], totals[t + 1], totals[t + 2], totals[t + 3] = mma(
+            *(w[i], w[i + 2], w[i + 1], w[i + 3], v[k], v[k + 1]),
+            *(totals[t], totals[t + 1], totals[t + 2], totals[t + 3]),
         )
-    for half in range(2):
-        if query + half < rows:
-            at = (to + query + half) * head_dim + 2 * group
-            if not is_first:
-                for chunk in range((head_dim + 15) // 16):
-                    if chunk * 16 + group * 2 < head_dim:
-                        i = 4 * chunk + half
-                        mixed[i] += sums[at + 16 * chunk] * kept[half]
-                        mixed[i + 2] += sums[at + 16 * chunk + 1] * kept[half]
-            for chunk in range((head_dim + 15) // 16):
-                if chunk * 16 + group * 2 < head_dim:
-                    i = 4 * chunk + half
-                    sums[at + 16 * chunk], sums[at + 16 * chunk + 1] = mixed[i], mixed[i + 2]
+
+
+@function
+def multiply_tiles(tiles, at, tile_columns, x, start, x_stride, columns, vectors, sums, to, sums_stride, add):
+    """Four tiles of four bf16 rows times some bf16 vectors (warp).
+
+    Sixteen vectors are an mma's first operand, as they stand, eight rows the second one. As in `multiply_rows` it is
+    free which columns an mma has: lane (g, t) loads eight that lie side by side, of rows g and 8 + g, which serve two
+    mmas. Rows g and g + 1 are read at once, from two halves of the banks: one of them has its halves swapped.
+    """
+    lane = lane_index()
+    group, column = uint32(lane >> 2), uint32(lane & 3)
+    row = uint32(at + group * tile_columns + 8 * column)
+    swapped = uint32((group & 1) * BLOCK)
+    v = uint32(start + group * x_stride + 16 * column)
+    totals = local(MOST_TOTALS, float32)
+    for i in range(vectors // 2):
+        totals[i] = float32(0)
+    left = uint32(columns)
+    while left > 0:  # twice, so that the second block's loads are under way while the first one is multiplied
+        _multiply_block(tiles, uint32(row + swapped), 8 * tile_columns, x, v, x_stride, vectors, totals)
+        other, w = uint32(v + 2 * BLOCK), uint32(row + (swapped ^ uint32(BLOCK)))
+        _multiply_block(tiles, w, 8 * tile_columns, x, other, x_stride, vectors, totals)
+        row, v, left = uint32(row + 2 * BLOCK), uint32(v + 4 * BLOCK), uint32(left - 2 * BLOCK)
+    # Lane (g, t) holds of vectors g and g + 8 of each sixteen the products of rows 2t and 2t + 1 of each eight.
+    place = uint32(to + group * sums_stride + 2 * column)
+    if add:
+        _add_sums(sums, place, sums_stride, vectors, totals)
+    for i in range(0, vectors // 2, 2):
+        store_pair(sums, _sum_place(place, sums_stride, i), as_bits(totals[i]), as_bits(totals[i + 1]))
+
+
+@function
+def _multiply_block(tiles, w, eight_rows, x, v, x_stride, vectors, totals):
+    """A block of columns: a lane's eight of two rows, and of its vectors sixteen words for each thirty-two."""
+    a, b = local(MOST_VECTOR_WORDS, uint32), local(BLOCK_WORDS, uint32)
+    b[0], b[1], b[2], b[3] = load_vector(tiles, w)
+    b[4], b[5], b[6], b[7] = load_vector(tiles, uint32(w + eight_rows))
+    for n in range(vectors // 16):
+        for k in range(2):
+            i = 8 * n + 4 * k
+            a[i], a[i + 1], a[i + 2], a[i + 3] = load_vector(x, uint32(v + 8 * n * x_stride + 8 * k))
+    for k in range(2):
+        for n in range(vectors // 16):
+            for rows in range(2):
+                i, j, t = 8 * n + 4 * k, 4 * rows + 2 * k, 8 * n + 4 * rows
+                totals[t], totals[t + 1], totals[t + 2], totals[t + 3] = mma(
+                    *(a[i], a[i + 1], a[i + 2], a[i + 3], b[j], b[j + 1]),
+                    *(totals[t], totals[t + 1], totals[t + 2], totals[t + 3]),
+                )
+
+
+@function
+def _sum_place(place, sums_stride, i):
+    """Where totals `i` and `i + 1` belong: 8n and on are of vectors 16n and on, first rows 0 to 7, then 8 to 15."""
+    return uint32(place + (16 * (i >> 3) + 8 * (i >> 1 & 1)) * sums_stride + 8 * (i >> 2 & 1))
+
+
+@function
+def _add_sums(sums, place, sums_stride, vectors, totals):
+    """Adds what stands there; all loads before the first store, which they would wait for."""
+    old = local(MOST_TOTALS, uint32)
+    for i in range(0, vectors // 2, 2):
+        old[i], old[i + 1] = load_pair(sums, _sum_place(place, sums_stride, i))
+    for i in range(vectors // 2):
+        totals[i] += as_float32(old[i])

@@ -1,0 +1,137 @@
+"""The hidden states of a pass: a block keeps its pairs of all tokens in float32, and shows them normalised to all."""
+
+from ..backend import (
+    as_bits,
+    as_float32,
+    block_index,
+    float32,
+    function,
+    lane_index,
+    local,
+    rsqrt,
+    store_bits,
+    thread_index,
+    uint32,
+    warp_index,
+    warp_size,
+    warp_sum,
+)
+from ..bfloat16 import high, low, pack
+from ..communicator import FIRST
+from ..exchange import collect, deliver, post_to_all
+from ..residual import own_pairs
+from ..workers import sync_workers
+from .product import row_pair
+from .stream import input_word
+
+
+@function
+def pair_of(plan, turn):
+    """What is turn number `turn` of a block's: a token, and which of the block's pairs of its hidden state (thread)."""
+    return turn // plan.hidden_local, turn % plan.hidden_local
+
+
+@function
+def embed(plan, embedding, prompt, first, count, residual):
+    """The block's own pairs of the embeddings of prompt tokens `first` to `first + count - 1` (block)."""
+    turn = thread_index()
+    while turn < plan.hidden_local * count:
+        token, pair = pair_of(plan, turn)
+        if pair < own_pairs(plan):
+            word = embedding[prompt[first + token] * plan.hidden_pairs + block_index() * plan.hidden_local + pair]
+            residual[2 * turn], residual[2 * turn + 1] = low(word), high(word)
+        turn += plan.block
+
+
+@function
+def add_sums(plan, comm, product, partial, residual, count, epoch):
+    """Adds a row-parallel product, summed over the PEs in their order, to the block's pairs (block).
+
+    epoch: int64, the same on all PEs, one more with each call.
+    """
+    turns = plan.hidden_local * count
+    if plan.pes > 1:
+        turn = thread_index()
+        while turn < turns:
+            token, pair = pair_of(plan, turn)
+            if pair < own_pairs(plan):
+                upper, lower = row_pair(plan, product, partial, pair, token)
+                post_to_all(comm, epoch, FIRST, turn, as_bits(upper), as_bits(lower))
+            turn += plan.block
+        deliver(comm, epoch, FIRST, turns, True)
+    turn = thread_index()
+    while turn < turns:
+        token, pair = pair_of(plan, turn)
+        if pair < own_pairs(plan):
+            upper, lower = sum_over_pes(plan, comm, product, partial, pair, token, turn, epoch)
+            residual[2 * turn] += upper
+            residual[2 * turn + 1] += lower
+        turn += plan.block
+
+
+@function
+def sum_over_pes(plan, comm, product, partial, pair, token, turn, epoch):
+    """A pair of the product, of all PEs; `turn` is the number of its packet (thread)."""
+    if plan.pes == 1:
+        return row_pair(plan, product, partial, pair, token)
+    data = local(comm.shape.pes_twice, uint32)
+    collect(comm, epoch, FIRST, turn, data)
+    upper, lower = float32(0), float32(0)
+    for p in range(plan.pes):
+        upper += as_float32(data[2 * p])
+        lower += as_float32(data[2 * p + 1])
+    return upper, lower
+
+
+@function
+def show_hidden(plan, norms, row, residual, count, x, squares):
+    """The block's pairs times row `row` of norm weights as inputs of the next product, and their squares' sums (block).
+
+    RMSNorm's factor, the same for a token's whole vector, is left to what the product's rows become (`load_factors`).
+    x: uint32, bf16 pairs. squares: float32 [tokens, grid]. The caller's `meet` must follow.
+    """
+    sync_workers(plan)
+    turn, first = thread_index(), block_index() * plan.hidden_local
+    while turn < plan.hidden_local * count:
+        token, pair = pair_of(plan, turn)
+        if pair < own_pairs(plan):
+            weight = row * plan.hidden + 2 * (first + pair)
+            both = pack(residual[2 * turn] * norms[weight], residual[2 * turn + 1] * norms[weight + 1])
+            store_bits(x, plan.x_qkv + input_word(plan, plan.qkv_columns, token, first + pair), both)
+        turn += plan.block
+    token = warp_index()
+    while token < count:
+        total, pair = float32(0), lane_index()
+        while pair < own_pairs(plan):
+            at = 2 * (token * plan.hidden_local + pair)
+            upper, lower = residual[at], residual[at + 1]
+            total += upper * upper + lower * lower
+            pair += warp_size()
+        total = warp_sum(total)
+        if lane_index() == 0:
+            squares[token * plan.grid + block_index()] = total
+        token += plan.warps
+
+
+@function
+def load_factors(plan, squares, factors):
+    """1 / rms of each token's hidden state, once all blocks have shown theirs: for after the next `sync_workers`.
+
+    A token to a warp, all loads of its tokens under way at once. Of tokens that the pass has not it is what nobody
+    reads.
+    """
+    held = local(plan.square_turns, float32)
+    for turn in range(plan.token_turns):
+        token = warp_index() + turn * plan.warps
+        for k in range(plan.grid_turns):
+            block = k * warp_size() + lane_index()
+            held[turn * plan.grid_turns + k] = float32(0)
+            if token < plan.tokens and block < plan.grid:
+                held[turn * plan.grid_turns + k] = squares[token * plan.grid + block]
+    for turn in range(plan.token_turns):
+        token, total = warp_index() + turn * plan.warps, float32(0)
+        for k in range(plan.grid_turns):
+            total += held[turn * plan.grid_turns + k]
+        total = warp_sum(total)
+        if lane_index() == 0 and token < plan.tokens:
+            factors[token] = rsqrt(total / float32(plan.true_hidden) + plan.norm_eps)
