@@ -15,6 +15,7 @@ from options import one_of, parser, sizes, start
 from report import Report, Row
 
 import shmemtp
+from shmemtp.channel import KEPT
 from shmemtp.communicator import MOST_HIDDEN
 from shmemtp.errors import InputError
 
@@ -39,12 +40,17 @@ def most_blocks(nbytes):
     return max(1, nbytes // 64)
 
 
+def threads_for(pe, nbytes):
+    """Of a kernel's block: as few as keep the whole vector, but half of what a multiprocessor's schedulers take."""
+    return min(BLOCKS[pe.backend], max(256, nbytes // (8 * KEPT)))
+
+
 def rows(contest, hidden):
     """All contenders, for vectors of so many elements."""
     pe, options = contest.pe, contest.options
     nbytes = hidden * np.dtype(STORED[options.datatype]).itemsize
     common = ("all_reduce_norm", nbytes, hidden, options.datatype, "sum", 2 * (pe.size - 1) / pe.size)
-    grid, block = options.launch or (min(pe.device.multiprocessors, most_blocks(nbytes)), BLOCKS[pe.backend])
+    grid, block = options.launch or (min(pe.device.multiprocessors, most_blocks(nbytes)), threads_for(pe, nbytes))
     for algorithm in contest.algorithms:
         if algorithm == "auto":
             continue  # in a kernel that is one of the others
