@@ -20,7 +20,7 @@ from .communicator import BARRIER_ALL, EXCHANGE, begin, finish, limits_of, signa
 from .exchange import wait_for_signals
 from .watch import BARRIER, GRID, LEAVE, keep_waiting
 
-OPEN = 1 << 62
+OPEN = 1 << 32  # more than the blocks of a grid add, and room for 2^31 meetings
 LONG_NAP = 200  # nanoseconds: blocks that wait for long for one word keep others from words beside it
 
 

@@ -30,7 +30,7 @@ def quotient(number, inverse):
 
 @function
 def product_of(plan, stages, quads, splits, columns, low):
-    """quads: of the block. quads, splits: constants, so that no division by them remains."""
+    """quads: of the block, or of lm_head's turn; else they are a constant, as splits are: no division remains."""
     whole, rest = uint32(quads // GROUP * GROUP * splits), uint32(max(1, quads % GROUP))
     return Product(
         *(uint32(stages), uint32(splits), uint32(columns), uint32(low), whole, inverse_of(splits), inverse_of(rest))

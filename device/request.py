@@ -11,7 +11,7 @@ Request.__doc__ = """prompt: int64 token ids [prompt_count]. start: the first on
 generate. stops: int64 token ids that end the request. temperature, top_p: float32. seed: int64 [1], in memory:
 what follows from a parameter a compiler would keep in registers for all tokens."""
 STOP = 0  # control: the host wants the request to end
-STOP_INTERVAL = 32  # prompt tokens after which all ask whether it does
+STOP_INTERVAL = 32  # prompt tokens, fed one by one, after which all ask whether it does
 COUNT, REASON = 0, 1  # progress: tokens generated so far, why the request ended
 REASON_FLAG, FED_FLAG = 0, 1  # the block's flags: the same reason, tokens of the prompt fed
 RUNNING, LENGTH, STOP_TOKEN, STOPPED, EXPIRED = range(5)

@@ -119,7 +119,7 @@ class DecodeLoop:
                 time.sleep(PATIENCE_S)
 
     def stop(self):
-        """Asks the kernel to end after the token that begins next, in a prompt at its next multiple of 32 tokens.
+        """Asks the kernel to end after the token that begins next, in a prompt after its pass, or after 32 tokens.
 
         Only what PE 0 of the team asks counts, and reaches all PEs.
         """
