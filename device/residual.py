@@ -52,8 +52,14 @@ def sum_over_pes(plan, comm, partial, splits, turn, epoch):
     """The block's pair number `turn` summed over the PEs, in their order (thread)."""
     if plan.pes == 1:
         return row_pair(partial, turn, plan.hidden_local // 2, splits, plan.row_splits)
+    return sum_in_order(plan, comm, turn, epoch)
+
+
+@function
+def sum_in_order(plan, comm, number, epoch):
+    """Waits for packet `number` of every PE, two float32, and adds them in the PEs' order (thread)."""
     data = local(comm.shape.pes_twice, uint32)
-    collect(comm, epoch, FIRST, turn, data)
+    collect(comm, epoch, FIRST, number, data)
     upper, lower = float32(0), float32(0)
     for p in range(plan.pes):
         upper += as_float32(data[2 * p])

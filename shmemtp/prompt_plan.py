@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .product import GROUP, TILE_ROWS, Product, ceil_div, round_up
-from .shared_memory import IN_FLIGHT, LINE, MBARRIER, MOST_ATTENDING
+from .shared_memory import IN_FLIGHT, LINE, MBARRIER, MOST_ATTENDING, place
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -128,15 +128,7 @@ class PromptPlan:
     @cached_property
     def offsets(self) -> dict[str, int]:
         """Where each region begins, in bytes; `end` is where the last one ends."""
-        offsets, at = {}, 0
-        for name, nbytes in self.sizes.items():
-            offsets[name] = at
-            at += round_up(nbytes, LINE)
-        inner = offsets["chunks"]
-        for name, nbytes in self._scratch.items():
-            offsets[name] = inner
-            inner += nbytes
-        return {**offsets, "end": at}
+        return place(self.sizes, self._scratch, "chunks")
 
     @property
     def packets(self) -> int:

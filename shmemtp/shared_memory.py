@@ -7,7 +7,7 @@ from .errors import ShmemtpError
 from .model import Layout
 from .product import GROUP, TILE_ROWS, ceil_div, round_up
 
-__all__ = ["SharedMemory"]
+__all__ = ["SharedMemory", "place"]
 
 MOST_DEPTH = 8  # stages for each warp: more is far beyond what the memory's latency needs
 IN_FLIGHT = 3  # batches under way: with less bytes the memory is not at its full rate, with more it answers late
@@ -151,12 +151,17 @@ class SharedMemory:
         """Where each region begins, in bytes; `end` is where the last one ends."""
         barriers = {"landed": MBARRIER * self._batches, "free": MBARRIER * self._batches, "closed": MBARRIER}
         regions = {**self.sizes, "ring": 2 * self.stages * self.stage_elements, **barriers}
-        offsets, at = {}, 0
-        for name, nbytes in regions.items():
-            offsets[name] = at
-            at += round_up(nbytes, LINE)
-        inner = offsets["x"]
-        for name, nbytes in self._scratch.items():
-            offsets[name] = inner
-            inner += nbytes
-        return {**offsets, "end": at}
+        return place(regions, self._scratch, "x")
+
+
+def place(sizes: dict[str, int], inner_sizes: dict[str, int], around: str) -> dict[str, int]:
+    """Where regions of so many bytes begin, one after another, and the inner ones from `around` on; and `end`."""
+    offsets, at = {}, 0
+    for name, nbytes in sizes.items():
+        offsets[name] = at
+        at += round_up(nbytes, LINE)
+    inner = offsets[around]
+    for name, nbytes in inner_sizes.items():
+        offsets[name] = inner
+        inner += round_up(nbytes, LINE)
+    return {**offsets, "end": at}

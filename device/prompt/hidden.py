@@ -2,7 +2,6 @@
 
 from ..backend import (
     as_bits,
-    as_float32,
     block_index,
     float32,
     function,
@@ -11,15 +10,14 @@ from ..backend import (
     rsqrt,
     store_bits,
     thread_index,
-    uint32,
     warp_index,
     warp_size,
     warp_sum,
 )
 from ..bfloat16 import high, low, pack
 from ..communicator import FIRST
-from ..exchange import collect, deliver, post_to_all
-from ..residual import own_pairs
+from ..exchange import deliver, post_to_all
+from ..residual import own_pairs, sum_in_order
 from ..workers import sync_workers
 from .product import row_pair
 from .stream import input_word
@@ -74,13 +72,7 @@ def sum_over_pes(plan, comm, product, partial, pair, token, turn, epoch):
     """A pair of the product, of all PEs; `turn` is the number of its packet (thread)."""
     if plan.pes == 1:
         return row_pair(plan, product, partial, pair, token)
-    data = local(comm.shape.pes_twice, uint32)
-    collect(comm, epoch, FIRST, turn, data)
-    upper, lower = float32(0), float32(0)
-    for p in range(plan.pes):
-        upper += as_float32(data[2 * p])
-        lower += as_float32(data[2 * p + 1])
-    return upper, lower
+    return sum_in_order(plan, comm, turn, epoch)
 
 
 @function
