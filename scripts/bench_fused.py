@@ -41,7 +41,7 @@ def most_blocks(nbytes):
 
 
 def threads_for(pe, nbytes):
-    """Of a kernel's block: as few as keep the whole vector, but half of what a multiprocessor's schedulers take."""
+    """Of a kernel's block: as few as hold the vector in their registers, 256 at least."""
     return min(BLOCKS[pe.backend], max(256, nbytes // (8 * KEPT)))
 
 
