@@ -13,7 +13,7 @@ from .log import LOG
 from .loop import DecodeLoop
 from .model import model_shape
 from .plan import Plan
-from .planner import make_plan
+from .planner import MOST_TOKENS, make_plan
 from .resident import ResidentModel
 from .text import TextStream
 
@@ -186,6 +186,6 @@ def _make_plan(shape, context, pe, put, options) -> Plan:
         warp=device.warp_size if gpu else 1,
         multiprocessors=device.multiprocessors if gpu else 1,
         max_tile_columns=512 if gpu else 2048,  # one block has all sums of a product in its shared memory there
-        prefill_tokens=1 if put else 32,  # a prompt's passes beside NVSHMEM's puts take more registers than there are
+        prefill_tokens=1 if put else MOST_TOKENS,  # a prompt's passes beside NVSHMEM's puts take more registers than there are
     )
     return make_plan(shape, context, shared_limit=device.shared_bytes, put=put, **{**usual, **options})

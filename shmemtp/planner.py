@@ -6,7 +6,7 @@ from .plan import GRANULE, Plan
 from .product import TILE_ROWS, ceil_div
 from .prompt_plan import LEAST_TOKENS
 
-__all__ = ["make_plan"]
+__all__ = ["MOST_TOKENS", "make_plan"]
 
 MOST_THREADS = 1024  # of a block, those that feed it included
 MOST_TOKENS = 64  # of a prompt's pass: a multiple of LEAST_TOKENS, or 1: one by one

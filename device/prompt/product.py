@@ -13,8 +13,8 @@ def parts_of(plan, product):
 
 
 @function
-def multiply(plan, stream, product, partial):
-    """The block's rows of a product times all tokens' inputs (worker's warp; all workers).
+def multiply(plan, stream, product, count, partial):
+    """The block's rows of a product times the inputs of `count` tokens (worker's warp; all workers).
 
     partial: float32 in shared memory, which `row_pair` reads after `sync_workers`. What becomes of tokens that the pass
     has not, and of rows that the block has not, nobody reads.
@@ -26,21 +26,21 @@ def multiply(plan, stream, product, partial):
             number = uint32(0)
             while number < stages:
                 stage = wait_stage(plan, stream)
-                multiply_stage(plan, stream, product, stage, chunk, number, columns, split > 0, partial)
+                multiply_stage(plan, stream, product, count, stage, chunk, number, columns, split > 0, partial)
                 release_stage(plan, stream)
                 number = uint32(number + 1)
             release_chunk(stream)
 
 
 @function
-def multiply_stage(plan, stream, product, stage, chunk, number, columns, add, partial):
+def multiply_stage(plan, stream, product, count, stage, chunk, number, columns, add, partial):
     """A split's stage, added into partial but for the first split's (warp).
 
     Shares, a part of the columns for some tokens, go to the warps in turn; a stage's are the same warps' in all splits,
     so that nobody else adds to their sums.
     """
-    parts = parts_of(plan, product)
-    shares, width = uint32(parts * (plan.tokens // plan.vectors)), uint32(columns // parts)
+    parts, vectors = parts_of(plan, product), uint32(plan.vectors)
+    shares, width = uint32(parts * (uint32(count + (vectors - 1)) // vectors)), uint32(columns // parts)
     share = uint32(warp_index() + plan.warps - number * shares % uint32(plan.warps)) % uint32(plan.warps)
     while share < shares:
         part, token = uint32(share % uint32(parts)), uint32(share // uint32(parts) * plan.vectors)

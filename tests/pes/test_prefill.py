@@ -10,13 +10,13 @@ from shmemtp.device.backend import NAME
 from shmemtp.errors import InputError
 
 STEPS = 3
-PROMPT = np.random.default_rng(3).integers(0, 96, 100).tolist()
+PROMPT = np.random.default_rng(3).integers(0, 96, 140).tolist()
 MODELS = {"llama": ("llama", dict(ratio=3)), "qwen3": ("qwen3", dict(ratio=2, head_dim=24, tie_word_embeddings=True))}
 TOKENS = (16, 32)
 LAUNCH = (3, 8, 4) if NAME == "emulator" else None  # grid, block, warp; None: the usual one
-CASES = [("llama", 16, None), ("qwen3", 32, None)]
+CASES = [("llama", 48, None), ("qwen3", 32, None)]
 if NAME == "emulator":
-    CASES += [("qwen3", 16, LAUNCH), ("llama", 32, LAUNCH), ("llama", 32, (1, 16, 16))]
+    CASES += [("qwen3", 16, LAUNCH), ("llama", 64, LAUNCH), ("llama", 32, (1, 16, 16))]
 
 
 def fed(pe, name, tokens, launch=None, **options):
