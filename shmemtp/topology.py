@@ -8,17 +8,18 @@ from .log import LOG
 
 __all__ = ["Topology", "find"]
 
-NETWORK, NVLINK, PCIE, SHARED_MEMORY = "network", "NVLink", "PCIe", "shared memory"
+NETWORK, NVLINK, PCIE, SHARED_MEMORY, ONE_GPU = "network", "NVLink", "PCIe", "shared memory", "one GPU"
 
 
 @dataclass(frozen=True)
 class Topology:
     """The PEs of a job or of a team, numbered from 0.
 
-    `hosts[a]` is the number of PE a's node; `links[a][b]` what lies between two PEs: "NVLink", "PCIe", "network" or,
-    in the emulator, "shared memory" ("" to itself); `reach[a][b]` whether kernels of a load and store b's symmetric
-    arrays directly. `gpu` is the GPUs' name ("emulator" without), `cuda` the newest CUDA version that all drivers
-    run, such as "13.0" ("" without), `nvlinks` how many links each GPU has up (0 if there are none or NVML is missing).
+    `hosts[a]` is the number of PE a's node; `links[a][b]` what lies between two PEs: "NVLink", "PCIe", "network",
+    "one GPU" where both are on it or, in the emulator, "shared memory" ("" to itself); `reach[a][b]` whether kernels of
+    a load and store b's symmetric arrays directly. `gpu` is the GPUs' name ("emulator" without), `cuda` the newest CUDA
+    version that all drivers run, such as "13.0" ("" without), `nvlinks` how many links each GPU has up (0 if there are
+    none or NVML is missing).
     """
 
     hosts: tuple[int, ...]
@@ -53,7 +54,7 @@ class Topology:
     @property
     def whole_lines(self) -> bool:
         """Whether a line of 128 bytes that a warp stores at a PE arrives whole: so over NVLink, not so over PCIe."""
-        return {link for row in self.links for link in row} <= {"", NVLINK, SHARED_MEMORY}
+        return {link for row in self.links for link in row} <= {"", NVLINK, SHARED_MEMORY, ONE_GPU}
 
     def __str__(self):
         pes, nodes = _count(self.pes, "PE"), _count(self.nodes, "node")
@@ -110,12 +111,14 @@ def _links_of(rank, hosts, uuids, direct):
     """
     from .device.backend.gpu.links import links
 
-    near = [pe for pe, host in enumerate(hosts) if host == hosts[rank] and pe != rank]
+    near = [pe for pe, host in enumerate(hosts) if host == hosts[rank] and uuids[pe] != uuids[rank]]
     known = dict(zip(near, links(uuids[rank], [uuids[pe] for pe in near]), strict=True))
     found = []
     for pe in range(len(hosts)):
         if pe == rank:
             found.append(("", True))
+        elif uuids[pe] == uuids[rank]:
+            found.append((ONE_GPU, direct))
         elif pe in known:
             found.append((NVLINK if known[pe].nvlink else PCIE, direct or known[pe].reach))
         else:  # of another node: in direct reach only where NVLink joins the nodes

@@ -25,6 +25,19 @@ def test_each_pe_takes_a_gpu_of_its_own(seen, indices):
     assert node.assign(seen) == indices
 
 
+@pytest.mark.parametrize(
+    ("seen", "most", "indices"),
+    [
+        ([["a", "b"]] * 4, 2, [0, 1, 0, 1]),  # a free one first, then the one that fewest have
+        ([["a"]] * 3, 4, [0, 0, 0]),
+        ([["a", "b"], ["b"], ["b"]], 2, [0, 0, 0]),
+        ([["a", "b"]] * 5, 2, None),
+    ],
+)
+def test_so_many_pes_may_share_one(seen, most, indices):
+    assert node.assign(seen, most) == indices
+
+
 class Node:
     """The PEs of a node, all of which see the same."""
 
@@ -53,3 +66,13 @@ def test_more_pes_than_gpus(monkeypatch, pes, gpus, told):
     monkeypatch.setattr(node, "visible", lambda: [gpu(ordinal) for ordinal in range(gpus)])
     with pytest.raises(InputError, match=told):
         node.take_one(Node(pes))
+
+
+def test_pes_per_gpu_is_a_number(monkeypatch):
+    monkeypatch.setattr(node, "visible", lambda: [gpu(0)])
+    monkeypatch.setenv("SHMEMTP_PES_PER_GPU", "4")
+    assert node.take_one(Node(4)) == 0
+    for wrong in ("0", "two", "-1", ""):
+        monkeypatch.setenv("SHMEMTP_PES_PER_GPU", wrong)
+        with pytest.raises(InputError, match="SHMEMTP_PES_PER_GPU"):
+            node.take_one(Node(4))

@@ -98,8 +98,8 @@ def test_without_nvml_the_driver_tells(monkeypatch, missing):
 class Gathered:
     """The communicator of PE 0 of a job on GPUs, of which all PEs tell the same but for who they are."""
 
-    def __init__(self, hosts):
-        self.hosts = hosts
+    def __init__(self, hosts, uuids=UUIDS):
+        self.hosts, self.uuids = hosts, uuids
 
     def Split_type(self, kind, rank):
         return SimpleNamespace(bcast=lambda value: value, Free=lambda: None)
@@ -107,8 +107,20 @@ class Gathered:
     def allgather(self, mine):
         if isinstance(mine[0], int):
             host, _, *rest = mine
-            return [(host, uuid, *rest) for host, uuid in zip(self.hosts, UUIDS, strict=False)]
+            return [(host, uuid, *rest) for host, uuid in zip(self.hosts, self.uuids, strict=False)]
         return [mine] * len(self.hosts)
+
+
+def find_on_gpus(monkeypatch, comm, distances):
+    """What PE 0 of 4 finds."""
+    FakeNvml(monkeypatch)
+    gpus = [node.Gpu(0, "NVIDIA H200", UUIDS[0], 2**30, (9, 0))]
+    monkeypatch.setattr(node, "visible", lambda: gpus)
+    monkeypatch.setattr(node, "driver_version", lambda: (13, 0))
+    device = SimpleNamespace(name="NVIDIA H200", machine=SimpleNamespace(id=0))
+    heap = SimpleNamespace(distances=distances)
+    pe = SimpleNamespace(comm=comm, rank=0, size=4, backend="gpu", device=device, heap=heap)
+    return topology.find(pe)
 
 
 @pytest.mark.parametrize(
@@ -120,16 +132,16 @@ class Gathered:
     ],
 )
 def test_a_job_on_gpus(monkeypatch, hosts, distances, between, reach):
-    FakeNvml(monkeypatch)
-    gpus = [node.Gpu(0, "NVIDIA H200", UUIDS[0], 2**30, (9, 0))]
-    monkeypatch.setattr(node, "visible", lambda: gpus)
-    monkeypatch.setattr(node, "driver_version", lambda: (13, 0))
-    device = SimpleNamespace(name="NVIDIA H200", machine=SimpleNamespace(id=0))
-    heap = SimpleNamespace(distances=distances)
-    pe = SimpleNamespace(comm=Gathered(hosts), rank=0, size=4, backend="gpu", device=device, heap=heap)
-    found = topology.find(pe)
+    found = find_on_gpus(monkeypatch, Gathered(hosts), distances)
     assert (found.links[0], found.reach[0]) == (between, reach)
     assert (found.gpu, found.cuda, found.nvlinks) == ("NVIDIA H200", "13.0", 4)
+
+
+def test_pes_that_share_gpus(monkeypatch):
+    pairs = Gathered([0] * 4, [UUIDS[0], UUIDS[1]] * 2)
+    found = find_on_gpus(monkeypatch, pairs, distances=[0, 1, 2, 3])
+    assert found.links[0] == ("", "NVLink", "one GPU", "NVLink")
+    assert all(found.reach[0]) and found.whole_lines
 
 
 @pytest.mark.parametrize(
@@ -138,6 +150,7 @@ def test_a_job_on_gpus(monkeypatch, hosts, distances, between, reach):
         ((("",),), True),
         ((("", "NVLink"), ("NVLink", "")), True),
         ((("", "shared memory"), ("shared memory", "")), True),
+        ((("", "one GPU"), ("one GPU", "")), True),
         ((("", "PCIe"), ("PCIe", "")), False),
         ((("", "network"), ("network", "")), False),
         ((("", "NVLink", "PCIe"), ("NVLink", "", "NVLink"), ("PCIe", "NVLink", "")), False),

@@ -1,13 +1,16 @@
 """The GPUs of this node, as the CUDA driver sees them: which are there, who reaches whom, which PE takes which."""
 
+import os
 import socket
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from cuda.bindings import driver
 
 from shmemtp.errors import InputError, ShmemtpError
 
-__all__ = ["Gpu", "assign", "driver_version", "reaches", "take_one", "visible"]
+__all__ = ["Gpu", "assign", "driver_version", "pes_per_gpu", "reaches", "take_one", "visible"]
 
 
 class Gpu(NamedTuple):
@@ -62,26 +65,35 @@ def reaches(one: Gpu, other: Gpu) -> tuple[bool, bool]:
     return bool(access), bool(_call("cuDeviceGetP2PAttribute", native, one.ordinal, other.ordinal))
 
 
-def assign(seen: list[list[str]]) -> list[int] | None:
-    """One GPU for each PE of a node: the index in each PE's own list of GPU ids; None if they are too few.
+def pes_per_gpu() -> int:
+    """How many PEs may share a GPU (SHMEMTP_PES_PER_GPU, 1 where it is not set)."""
+    text = os.environ.get("SHMEMTP_PES_PER_GPU", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"SHMEMTP_PES_PER_GPU must be a number of PEs, not {text!r}")
+    return int(text)
 
-    PEs that see the same GPUs get them in order of local rank; PEs whose launcher bound them to one GPU each get that.
+
+def assign(seen: Sequence[list[str]], most: int = 1) -> list[int] | None:
+    """A GPU for each PE of a node, `most` PEs on one: the index in each PE's own list of GPU ids; None if too few.
+
+    PEs that see the same GPUs get them in order of local rank, as long as one is free, then those that fewest have;
+    PEs whose launcher bound them to one GPU each get that.
     """
-    taken: set[str] = set()
+    taken: Counter[str] = Counter()
     indices = []
     for mine in seen:
-        free = [uuid for uuid in mine if uuid not in taken]
-        if not free:
+        chosen = min(mine, key=lambda uuid: taken[uuid], default=None)
+        if chosen is None or taken[chosen] == most:
             return None
-        taken.add(free[0])
-        indices.append(mine.index(free[0]))
+        taken[chosen] += 1
+        indices.append(mine.index(chosen))
     return indices
 
 
 def take_one(node) -> int:
     """Collective over the PEs of a node: the index of this PE's GPU. InputError if there are more PEs than GPUs."""
-    seen = node.allgather([gpu.uuid for gpu in visible()])
-    indices = assign(seen)
+    seen, most = zip(*node.allgather(([gpu.uuid for gpu in visible()], pes_per_gpu())), strict=True)
+    indices = assign(seen, min(most))
     if indices is None:
         gpus, pes = len({uuid for mine in seen for uuid in mine}), node.size
         raise InputError(
