@@ -192,17 +192,18 @@ def test_a_signal_that_never_comes_is_an_error_on_the_host(pe, shape, scope, mon
 
 
 @kernel
-def meet_once(meetings, pes, comes, rank, watch):
+def meet_once(meetings, epoch, pes, comes, rank, watch):
     if thread_index() == 0 and block_index() == 0 and comes != 0:
-        barrier(meetings, 0, 1, pes, Limits(watch, rank))
+        barrier(meetings, 0, epoch, pes, Limits(watch, rank))
 
 
 def test_a_pe_that_misses_a_barrier_is_named(pe, shape, monkeypatch):
-    monkeypatch.setattr(pe, "timeout_s", SHORT_S)
     (grid, block, warp), pes = shape, pe.device.table(pe.team.pes)
     comes = pe.rank != pe.size - 1
     with pe.array(pe.size, np.uint64) as meetings:
-        args = (meetings, pes, int(comes), pe.rank, pe.watch())
+        pe.run(meet_once, grid, block, meetings, 1, pes, 1, pe.rank, pe.watch(), warp=warp)  # compiled, by all
+        monkeypatch.setattr(pe, "timeout_s", SHORT_S)
+        args = (meetings, 2, pes, int(comes), pe.rank, pe.watch())
         if comes:
             with pytest.raises(TimeoutError_, match=f"for a barrier of PEs from PE {pe.size - 1} "):
                 pe.run(meet_once, grid, block, *args, warp=warp)
