@@ -9,7 +9,7 @@ overwrite, that is before it if other blocks wrote the source, and after it befo
 written. Grid and block are the same on all PEs.
 """
 
-from .backend import block_index, block_size, function, grid_size, local, thread_index, uint32
+from .backend import block_index, block_size, function, grid_size, local, sync_block, thread_index, uint32
 from .communicator import (
     EXCHANGE,
     FIRST,
@@ -19,15 +19,24 @@ from .communicator import (
     close,
     count_due,
     divide_up,
-    finish,
+    first_of,
     goes_in_lines,
     packet_of,
     record,
     share,
 )
 from .element import elements_of_packet, sum_of_data
-from .exchange import collect_others, deliver, load_only, parts_of, post_to_others, store_only
-from .rounds import forward_sum, receive_from_each, receive_sum, send_to_all, send_to_each
+from .exchange import deliver, load_only, load_part, parts_of, store_only, store_part
+from .rounds import (
+    collect_others,
+    end_turns,
+    forward_sum,
+    post_to_others,
+    receive_from_each,
+    receive_sum,
+    send_to_all,
+    send_to_each,
+)
 
 
 @function
@@ -59,7 +68,11 @@ def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
     elif nbytes < lane.shape.two_shot_bytes:
         given, taken = parts_of(kind, source, start, count, count), parts_of(kind, target, to, count, count)
         if goes_in_lines(lane, kind, count):
-            one_shot(lane, kind, given, taken, share(kind, count, part, parts, True))
+            in_lines = share(kind, count, part, parts, True)
+            if has_one_packet_each(lane, in_lines):
+                one_packet_each(lane, kind, given, taken, in_lines)
+            else:
+                one_shot(lane, kind, given, taken, in_lines)
         else:
             one_shot(lane, kind, given, taken, work)
     else:
@@ -74,7 +87,7 @@ def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
 @function
 def has_one_packet_each(lane, work):
     """Whether no thread has more than one packet, of which an exchange takes all (block)."""
-    return (packet_of(work, block_size()) >= work.packets) & (block_size() <= lane.shape.packets)
+    return (packet_of(work, block_size()) >= work.packets) & (block_size() <= capacity(lane, work))
 
 
 @function
@@ -84,39 +97,50 @@ def one_packet_each(lane, kind, source, target, work):
         epoch = begin(lane, EXCHANGE)
         number = thread_index()
         packet, data = packet_of(work, number), local(lane.shape.pes_twice, uint32)
+        at, due = packet * elements_of_packet(kind), packet_of(work, first_of(work, number)) < work.packets
         a = b = uint32(0)
-        if packet < work.packets:
-            a, b = load_only(kind, source, packet * elements_of_packet(kind))
-            post_to_others(lane, epoch, FIRST, number, a, b)
+        if due:
+            if work.in_lines:
+                a, b = load_part(kind, source, 0, at)
+            else:
+                a, b = load_only(kind, source, at)
+            post_to_others(lane, work, epoch, FIRST, number, a, b)
         deliver(lane, epoch, FIRST, count_due(lane, work, 0), True)
         record(lane, EXCHANGE, epoch)
-        if packet < work.packets:
-            collect_others(lane, epoch, FIRST, number, a, b, data)
+        if due:
+            collect_others(lane, work, epoch, FIRST, number, a, b, data)
             a, b = sum_of_data(kind, data, lane.shape.pes)
-            store_only(kind, target, packet * elements_of_packet(kind), a, b)
+            if work.in_lines:
+                store_part(kind, target, 0, at, a, b)
+            else:
+                store_only(kind, target, at, a, b)
         close(lane, EXCHANGE, epoch)
 
 
 @function
 def one_shot(lane, kind, source, target, work):
     """The block's packets of the message (block)."""
-    begun = 0
-    while packet_of(work, begun) < work.packets:
-        epoch = begin(lane, EXCHANGE)
+    turn = 0
+    while packet_of(work, turn * capacity(lane, work)) < work.packets:
+        epoch, begun = begin(lane, EXCHANGE) + turn, turn * capacity(lane, work)
         send_to_all(lane, kind, epoch, work, begun, source)
         receive_sum(lane, kind, epoch, work, begun, target)
-        finish(lane, EXCHANGE, epoch)
-        begun += capacity(lane, work)
+        sync_block()
+        record(lane, EXCHANGE, epoch)
+        turn += 1
+    end_turns(lane, turn)
 
 
 @function
 def two_shot(lane, kind, source, target, work):
     """The block's packets of every PE's part: a reduce-scatter and an all-gather in one exchange (block)."""
-    begun = 0
-    while packet_of(work, begun) < work.packets:
-        epoch = begin(lane, EXCHANGE)
+    turn = 0
+    while packet_of(work, turn * capacity(lane, work)) < work.packets:
+        epoch, begun = begin(lane, EXCHANGE) + turn, turn * capacity(lane, work)
         send_to_each(lane, kind, epoch, work, begun, source)
         forward_sum(lane, kind, epoch, work, begun)
         receive_from_each(lane, kind, epoch, SECOND, work, begun, target)
-        finish(lane, EXCHANGE, epoch)
-        begun += capacity(lane, work)
+        sync_block()
+        record(lane, EXCHANGE, epoch)
+        turn += 1
+    end_turns(lane, turn)

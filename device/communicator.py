@@ -202,7 +202,7 @@ its packets by `number`; of each 16 numbers of a line the last one is the tag's.
 @function
 def goes_in_lines(lane, kind, count):
     """Whether a message of so many elements does (block). Asked once: code for both in a loop would slow each."""
-    return count * (8 // elements_of_packet(kind)) >= lane.shape.line_bytes and block_size() % LINE_THREADS == 0
+    return count * (8 // elements_of_packet(kind)) >= lane.shape.line_bytes and block_size() & (LINE_THREADS - 1) == 0
 
 
 @function
@@ -230,9 +230,15 @@ def capacity(lane, work):
 
 @function
 def is_due(lane, work, begun, number):
-    """Whether an exchange from the block's packet `begun` on has one `number` behind: all of a line, or none."""
-    first = number >> PLACE_BITS << PLACE_BITS if work.in_lines else number
+    """Whether an exchange from the block's packet `begun` on has one `number` behind."""
+    first = first_of(work, number)
     return first < capacity(lane, work) and packet_of(work, begun + first) < work.packets
+
+
+@function
+def first_of(work, number):
+    """The first of the numbers that are sent if `number` is: those of threads that call together (thread)."""
+    return number & -max(PLACES, LINE_THREADS) if work.in_lines else number
 
 
 @function

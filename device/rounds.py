@@ -6,7 +6,7 @@ kind: of element.py. work, begun: the block's packets of the message, of which t
 
 from . import exchange, lines
 from .backend import block_size, function, local, thread_index, uint32
-from .communicator import FIRST, SECOND, count_due, is_due, packet_of
+from .communicator import EXCHANGE, FIRST, SECOND, count_due, is_due, packet_of
 from .element import elements_of_packet, sum_of_data
 from .exchange import deliver, load_part, store_part
 
@@ -78,6 +78,15 @@ def receive_from_one(lane, kind, epoch, work, begun, root, target):
         number += block_size()
 
 
+@function
+def end_turns(lane, turns):
+    """Goes on by so many exchanges, each recorded already (block).
+
+    Had each turn of a loop changed the lane's epoch, a kernel would wait for it before it loads anything else.
+    """
+    lane.epoch_of[EXCHANGE] += turns
+
+
 # --- the verbs, as packets for themselves or in lines ---
 
 
@@ -98,11 +107,27 @@ def post_to_all(lane, work, epoch, phase, number, first, second):
 
 
 @function
+def post_to_others(lane, work, epoch, phase, number, first, second):
+    if work.in_lines:
+        lines.post_to_others(lane, epoch, phase, number, first, second)
+    else:
+        exchange.post_to_others(lane, epoch, phase, number, first, second)
+
+
+@function
 def collect(lane, work, epoch, phase, number, data):
     if work.in_lines:
         lines.collect(lane, epoch, phase, number, data)
     else:
         exchange.collect(lane, epoch, phase, number, data)
+
+
+@function
+def collect_others(lane, work, epoch, phase, number, first, second, data):
+    if work.in_lines:
+        lines.collect_others(lane, epoch, phase, number, first, second, data)
+    else:
+        exchange.collect_others(lane, epoch, phase, number, first, second, data)
 
 
 @function

@@ -35,11 +35,12 @@ class Extent(NamedTuple):
     @property
     def lines(self) -> int:
         """How many a lane takes from each PE in one exchange."""
-        from .device.backend import NAME
+        from .device.backend import LINE_THREADS, NAME
+        from .device.communicator import PLACES
 
         if self.put or self.line_bytes == NEVER:
             return 0
-        return max(1, self.packets // PACKETS_OF_A_LINE[NAME])
+        return round_up(max(1, self.packets // PACKETS_OF_A_LINE[NAME]), max(1, LINE_THREADS // PLACES))
 
     def sizes(self, pes: int) -> dict[str, int]:
         """Elements of the symmetric arrays of `device.communicator.Communicator`; one that is not used has one."""

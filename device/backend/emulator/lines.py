@@ -3,7 +3,7 @@
 from .context import function
 from .vectors import load_packet, store_packet
 
-__all__ = ["LINE_THREADS", "LINE_WORDS", "load_from_line", "of_last_in_line", "store_in_line", "sync_line"]
+__all__ = ["LINE_THREADS", "LINE_WORDS", "all_in_line", "load_from_line", "store_in_line", "sync_line"]
 
 LINE_THREADS = 1
 LINE_WORDS = 64
@@ -21,7 +21,7 @@ def load_from_line(array, i, position, tag):
 
 
 @function
-def of_last_in_line(value):
+def all_in_line(value):
     return value
 
 
