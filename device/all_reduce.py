@@ -21,6 +21,7 @@ from .communicator import (
     divide_up,
     first_of,
     goes_in_lines,
+    next_epoch,
     packet_of,
     record,
     share,
@@ -30,6 +31,7 @@ from .exchange import deliver, load_only, load_part, parts_of, store_only, store
 from .rounds import (
     collect_others,
     end_turns,
+    enter,
     forward_sum,
     post_to_others,
     receive_from_each,
@@ -93,11 +95,13 @@ def has_one_packet_each(lane, work):
 @function
 def one_packet_each(lane, kind, source, target, work):
     """`one_shot` where no thread has more than one packet: no loop stands before the hop, or behind it (block)."""
+    number = thread_index()
+    packet, data = packet_of(work, number), local(lane.shape.pes_twice, uint32)
+    at, due = packet * elements_of_packet(kind), packet_of(work, first_of(work, number)) < work.packets
+    sync_block()
+    enter(lane)
     if packet_of(work, 0) < work.packets:
-        epoch = begin(lane, EXCHANGE)
-        number = thread_index()
-        packet, data = packet_of(work, number), local(lane.shape.pes_twice, uint32)
-        at, due = packet * elements_of_packet(kind), packet_of(work, first_of(work, number)) < work.packets
+        epoch = next_epoch(lane, EXCHANGE)
         a = b = uint32(0)
         if due:
             if work.in_lines:
@@ -120,6 +124,7 @@ def one_packet_each(lane, kind, source, target, work):
 @function
 def one_shot(lane, kind, source, target, work):
     """The block's packets of the message (block)."""
+    enter(lane)
     turn = 0
     while packet_of(work, turn * capacity(lane, work)) < work.packets:
         epoch, begun = begin(lane, EXCHANGE) + turn, turn * capacity(lane, work)
@@ -134,6 +139,7 @@ def one_shot(lane, kind, source, target, work):
 @function
 def two_shot(lane, kind, source, target, work):
     """The block's packets of every PE's part: a reduce-scatter and an all-gather in one exchange (block)."""
+    enter(lane)
     turn = 0
     while packet_of(work, turn * capacity(lane, work)) < work.packets:
         epoch, begun = begin(lane, EXCHANGE) + turn, turn * capacity(lane, work)

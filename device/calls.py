@@ -44,7 +44,7 @@ def _wait_with_lane(comm, state):
 @kernel
 def all_reduce(call, comm, source, start, target, to, count):
     """call: Constants with the elements' `kind`. The rest, here and below: as the device function of that name."""
-    lane = _take_over(comm, local(comm.shape.lane_words, int64))
+    lane = prepare_lane(comm, local(comm.shape.lane_words, int64), True)
     all_reduce_grid(lane, call.kind, source, start, target, to, count)
 
 

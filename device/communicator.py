@@ -44,8 +44,8 @@ hidden: uint32 [2 parities, hidden_packets, 4 words], what this PE's blocks tell
 epochs: int64 [2 * lanes + 1]: each lane's next exchange, each lane's next `hidden`, what `sync_grid` counts blocks
 with. watch: the limit of waits.
 """
-Lane = namedtuple("Lane", "shape rank distances pes slots lines inbox outbox signals hidden epochs watch epoch_of")
-Lane.__doc__ = """A block's lane, as its kernel opened it: the communicator, with its epochs at hand."""
+Lane = namedtuple("Lane", "shape rank distances pes slots lines inbox outbox signals hidden epochs watch epoch_of wait")
+Lane.__doc__ = """The communicator as a block's kernel opened it, its epochs at hand. wait: see `rounds.enter`."""
 
 FIRST, SECOND, MEETING, BARRIER_ALL = range(4)  # phases: a collective's two shots, and what signals alone serve
 PHASES = 4
@@ -68,7 +68,7 @@ def open_lane(comm, state):
 
 
 @function
-def prepare_lane(comm, state):
+def prepare_lane(comm, state, wait=False):
     """The part of `open_lane` that reads no memory: an earlier kernel need not have ended for it (block)."""
     return Lane(
         comm.shape,
@@ -84,6 +84,7 @@ def prepare_lane(comm, state):
         comm.epochs,
         comm.watch,
         state,
+        wait,
     )
 
 

@@ -5,10 +5,27 @@ kind: of element.py. work, begun: the block's packets of the message, of which t
 """
 
 from . import exchange, lines
-from .backend import block_size, function, local, thread_index, uint32
-from .communicator import EXCHANGE, FIRST, SECOND, count_due, is_due, packet_of
+from .backend import (
+    block_size,
+    function,
+    local,
+    start_next_kernel,
+    thread_index,
+    uint32,
+    wait_for_prior_kernel,
+)
+from .communicator import EXCHANGE, FIRST, SECOND, count_due, is_due, packet_of, read_epochs
 from .element import elements_of_packet, sum_of_data
 from .exchange import deliver, load_part, store_part
+
+
+@function
+def enter(lane):
+    """Before a collective reads any memory: where its lane says so, waits for the kernel before this one (block)."""
+    if lane.wait:
+        wait_for_prior_kernel()
+        start_next_kernel()
+        read_epochs(lane)
 
 
 @function
