@@ -1,9 +1,9 @@
 """All-gather: every PE's elements, in the order of the PEs, on every PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, function, grid_size
-from .communicator import EXCHANGE, FIRST, begin, capacity, finish, goes_in_lines, packet_of, share
+from .communicator import FIRST, goes_in_lines, share
 from .exchange import parts_of
-from .rounds import receive_from_each, send_to_all
+from .rounds import begin_turn, end_turn, end_turns, enter, is_left, receive_from_each, send_to_all
 
 
 @function
@@ -33,10 +33,11 @@ def _all_gather(lane, kind, source, start, target, to, count, part, parts):
 
 @function
 def _exchange(lane, kind, given, taken, work):
-    begun = 0
-    while packet_of(work, begun) < work.packets:
-        epoch = begin(lane, EXCHANGE)
+    enter(lane)
+    turn = 0
+    while is_left(lane, work, turn):
+        epoch, begun = begin_turn(lane, work, turn)
         send_to_all(lane, kind, epoch, work, begun, given)
         receive_from_each(lane, kind, epoch, FIRST, work, begun, taken)
-        finish(lane, EXCHANGE, epoch)
-        begun += capacity(lane, work)
+        turn = end_turn(lane, epoch, turn)
+    end_turns(lane, turn)

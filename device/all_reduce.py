@@ -14,7 +14,6 @@ from .communicator import (
     EXCHANGE,
     FIRST,
     SECOND,
-    begin,
     capacity,
     close,
     count_due,
@@ -29,10 +28,13 @@ from .communicator import (
 from .element import elements_of_packet, sum_of_data
 from .exchange import deliver, load_only, load_part, parts_of, store_only, store_part
 from .rounds import (
+    begin_turn,
     collect_others,
+    end_turn,
     end_turns,
     enter,
     forward_sum,
+    is_left,
     post_to_others,
     receive_from_each,
     receive_sum,
@@ -110,7 +112,8 @@ def one_packet_each(lane, kind, source, target, work):
                 a, b = load_only(kind, source, at)
             post_to_others(lane, work, epoch, FIRST, number, a, b)
         deliver(lane, epoch, FIRST, count_due(lane, work, 0), True)
-        record(lane, EXCHANGE, epoch)
+        if not lane.wait:  # else other warps may not have read this one's number yet
+            record(lane, EXCHANGE, epoch)
         if due:
             collect_others(lane, work, epoch, FIRST, number, a, b, data)
             a, b = sum_of_data(kind, data, lane.shape.pes)
@@ -119,6 +122,8 @@ def one_packet_each(lane, kind, source, target, work):
             else:
                 store_only(kind, target, at, a, b)
         close(lane, EXCHANGE, epoch)
+        if lane.wait:
+            record(lane, EXCHANGE, epoch)
 
 
 @function
@@ -126,13 +131,11 @@ def one_shot(lane, kind, source, target, work):
     """The block's packets of the message (block)."""
     enter(lane)
     turn = 0
-    while packet_of(work, turn * capacity(lane, work)) < work.packets:
-        epoch, begun = begin(lane, EXCHANGE) + turn, turn * capacity(lane, work)
+    while is_left(lane, work, turn):
+        epoch, begun = begin_turn(lane, work, turn)
         send_to_all(lane, kind, epoch, work, begun, source)
         receive_sum(lane, kind, epoch, work, begun, target)
-        sync_block()
-        record(lane, EXCHANGE, epoch)
-        turn += 1
+        turn = end_turn(lane, epoch, turn)
     end_turns(lane, turn)
 
 
@@ -141,12 +144,10 @@ def two_shot(lane, kind, source, target, work):
     """The block's packets of every PE's part: a reduce-scatter and an all-gather in one exchange (block)."""
     enter(lane)
     turn = 0
-    while packet_of(work, turn * capacity(lane, work)) < work.packets:
-        epoch, begun = begin(lane, EXCHANGE) + turn, turn * capacity(lane, work)
+    while is_left(lane, work, turn):
+        epoch, begun = begin_turn(lane, work, turn)
         send_to_each(lane, kind, epoch, work, begun, source)
         forward_sum(lane, kind, epoch, work, begun)
         receive_from_each(lane, kind, epoch, SECOND, work, begun, target)
-        sync_block()
-        record(lane, EXCHANGE, epoch)
-        turn += 1
+        turn = end_turn(lane, epoch, turn)
     end_turns(lane, turn)

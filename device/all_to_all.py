@@ -2,14 +2,10 @@
 
 from .backend import block_index, block_size, function, grid_size, thread_index
 from .communicator import (
-    EXCHANGE,
     FIRST,
     Work,
-    begin,
-    capacity,
     count_due,
     divide_up,
-    finish,
     goes_in_lines,
     is_due,
     packet_of,
@@ -17,7 +13,7 @@ from .communicator import (
 )
 from .element import elements_of_packet, load_elements, store_elements
 from .exchange import await_greetings, collect_from, deliver, greet, parts_of, post
-from .rounds import receive_from_each, send_to_each
+from .rounds import begin_turn, end_turn, end_turns, enter, is_left, receive_from_each, send_to_each
 
 
 @function
@@ -47,13 +43,14 @@ def _all_to_all(lane, kind, source, start, target, to, count, part, parts):
 
 @function
 def _exchange(lane, kind, given, taken, work):
-    begun = 0
-    while packet_of(work, begun) < work.packets:
-        epoch = begin(lane, EXCHANGE)
+    enter(lane)
+    turn = 0
+    while is_left(lane, work, turn):
+        epoch, begun = begin_turn(lane, work, turn)
         send_to_each(lane, kind, epoch, work, begun, given)
         receive_from_each(lane, kind, epoch, FIRST, work, begun, taken)
-        finish(lane, EXCHANGE, epoch)
-        begun += capacity(lane, work)
+        turn = end_turn(lane, epoch, turn)
+    end_turns(lane, turn)
 
 
 @function
@@ -76,9 +73,10 @@ def all_to_all_v_grid(lane, kind, source, starts, counts, target, tos, expected,
 @function
 def _all_to_all_v(lane, kind, source, starts, counts, target, tos, expected, most, part, parts):
     each = elements_of_packet(kind)
-    work, begun = Work(divide_up(most, each), part, parts, False), 0  # a line's threads would take different ways
-    while packet_of(work, begun) < work.packets:
-        epoch = begin(lane, EXCHANGE)
+    work, turn = Work(divide_up(most, each), part, parts, False), 0  # a line's threads would take different ways
+    enter(lane)
+    while is_left(lane, work, turn):
+        epoch, begun = begin_turn(lane, work, turn)
         greet(lane, epoch)
         number = thread_index()
         while is_due(lane, work, begun, number):
@@ -98,5 +96,5 @@ def _all_to_all_v(lane, kind, source, starts, counts, target, tos, expected, mos
                     store_elements(kind, target, tos[p] + i, expected[p] - i, a, b)
             number += block_size()
         await_greetings(lane, epoch)
-        finish(lane, EXCHANGE, epoch)
-        begun += capacity(lane, work)
+        turn = end_turn(lane, epoch, turn)
+    end_turns(lane, turn)

@@ -1,9 +1,9 @@
 """Broadcast: one PE's elements on every PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, function, grid_size
-from .communicator import EXCHANGE, FIRST, begin, capacity, finish, goes_in_lines, packet_of, share
+from .communicator import FIRST, goes_in_lines, share
 from .exchange import await_greetings, deliver, greet, parts_of
-from .rounds import receive_from_one, send_to_all
+from .rounds import begin_turn, end_turn, end_turns, enter, is_left, receive_from_one, send_to_all
 
 
 @function
@@ -32,9 +32,10 @@ def _broadcast(lane, kind, source, start, target, to, count, root, part, parts):
 
 @function
 def _exchange(lane, kind, given, taken, root, work):
-    begun = 0
-    while packet_of(work, begun) < work.packets:
-        epoch = begin(lane, EXCHANGE)
+    enter(lane)
+    turn = 0
+    while is_left(lane, work, turn):
+        epoch, begun = begin_turn(lane, work, turn)
         greet(lane, epoch)
         if lane.rank == root:
             send_to_all(lane, kind, epoch, work, begun, given)
@@ -42,5 +43,5 @@ def _exchange(lane, kind, given, taken, root, work):
             deliver(lane, epoch, FIRST, 0, True)  # with puts, every PE hears from every other
         receive_from_one(lane, kind, epoch, work, begun, root, taken)
         await_greetings(lane, epoch)
-        finish(lane, EXCHANGE, epoch)
-        begun += capacity(lane, work)
+        turn = end_turn(lane, epoch, turn)
+    end_turns(lane, turn)

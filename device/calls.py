@@ -27,10 +27,9 @@ from .reduce_scatter import reduce_scatter_grid
 
 
 @function
-def _take_over(comm, state):
-    lane = _wait_with_lane(comm, state)
-    read_epochs(lane)
-    return lane
+def _lane_of(comm, state):
+    """For a kernel that is one collective, which itself waits for the kernel before."""
+    return prepare_lane(comm, state, True)
 
 
 @function
@@ -44,31 +43,31 @@ def _wait_with_lane(comm, state):
 @kernel
 def all_reduce(call, comm, source, start, target, to, count):
     """call: Constants with the elements' `kind`. The rest, here and below: as the device function of that name."""
-    lane = prepare_lane(comm, local(comm.shape.lane_words, int64), True)
+    lane = _lane_of(comm, local(comm.shape.lane_words, int64))
     all_reduce_grid(lane, call.kind, source, start, target, to, count)
 
 
 @kernel
 def all_gather(call, comm, source, start, target, to, count):
-    lane = _take_over(comm, local(comm.shape.lane_words, int64))
+    lane = _lane_of(comm, local(comm.shape.lane_words, int64))
     all_gather_grid(lane, call.kind, source, start, target, to, count)
 
 
 @kernel
 def reduce_scatter(call, comm, source, start, target, to, count):
-    lane = _take_over(comm, local(comm.shape.lane_words, int64))
+    lane = _lane_of(comm, local(comm.shape.lane_words, int64))
     reduce_scatter_grid(lane, call.kind, source, start, target, to, count)
 
 
 @kernel
 def all_to_all(call, comm, source, start, target, to, count):
-    lane = _take_over(comm, local(comm.shape.lane_words, int64))
+    lane = _lane_of(comm, local(comm.shape.lane_words, int64))
     all_to_all_grid(lane, call.kind, source, start, target, to, count)
 
 
 @kernel
 def broadcast(call, comm, source, start, target, to, count, root):
-    lane = _take_over(comm, local(comm.shape.lane_words, int64))
+    lane = _lane_of(comm, local(comm.shape.lane_words, int64))
     broadcast_grid(lane, call.kind, source, start, target, to, count, root)
 
 
@@ -89,6 +88,7 @@ def all_reduce_norm_rows(call, comm, source, start, target, to, residual, at, we
 @kernel
 def all_reduce_norm_vector(call, comm, source, start, target, to, residual, at, weight, of, count, eps):
     """One vector of `count` elements, by all blocks."""
-    lane = _take_over(comm, local(comm.shape.lane_words, int64))
+    lane = _wait_with_lane(comm, local(comm.shape.lane_words, int64))
+    read_epochs(lane)
     sums = shared(0, block_size(), float32)
     all_reduce_norm_shares(lane, call.kind, source, start, residual, at, weight, of, target, to, count, eps, sums)

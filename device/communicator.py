@@ -69,7 +69,10 @@ def open_lane(comm, state):
 
 @function
 def prepare_lane(comm, state, wait=False):
-    """The part of `open_lane` that reads no memory: an earlier kernel need not have ended for it (block)."""
+    """The part of `open_lane` that reads no memory: an earlier kernel need not have ended for it (block).
+
+    wait: the kernel's only collective does the rest, and waits for that kernel as late as it can (`rounds.enter`).
+    """
     return Lane(
         comm.shape,
         comm.shape.rank,
@@ -111,15 +114,8 @@ def begin(lane, count):
 @function
 def finish(lane, count, epoch):
     """Ends an epoch once all threads have read what it brought; what they wrote can be read by the block (block)."""
-    sync_block()
-    advance(lane, count, epoch)
-
-
-@function
-def advance(lane, count, epoch):
-    """`finish` where a `sync_block` stands between here and the epoch's last read (block)."""
     record(lane, count, epoch)
-    step(lane, count, epoch)
+    close(lane, count, epoch)
 
 
 @function
@@ -141,7 +137,7 @@ def close(lane, count, epoch):
 
 @function
 def step(lane, count, epoch):
-    """`advance` from an epoch that is recorded already (block)."""
+    """`close` where a `sync_block` stands between here and the epoch's last read (block)."""
     lane.epoch_of[count] = epoch + 1
 
 

@@ -1,9 +1,9 @@
 """Reduce-scatter: the sum of every PE's elements, a part to each PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, function, grid_size
-from .communicator import EXCHANGE, begin, capacity, finish, goes_in_lines, packet_of, share
+from .communicator import goes_in_lines, share
 from .exchange import parts_of
-from .rounds import receive_sum, send_to_each
+from .rounds import begin_turn, end_turn, end_turns, enter, is_left, receive_sum, send_to_each
 
 
 @function
@@ -34,10 +34,11 @@ def _reduce_scatter(lane, kind, source, start, target, to, count, part, parts):
 
 @function
 def _exchange(lane, kind, given, taken, work):
-    begun = 0
-    while packet_of(work, begun) < work.packets:
-        epoch = begin(lane, EXCHANGE)
+    enter(lane)
+    turn = 0
+    while is_left(lane, work, turn):
+        epoch, begun = begin_turn(lane, work, turn)
         send_to_each(lane, kind, epoch, work, begun, given)
         receive_sum(lane, kind, epoch, work, begun, taken)
-        finish(lane, EXCHANGE, epoch)
-        begun += capacity(lane, work)
+        turn = end_turn(lane, epoch, turn)
+    end_turns(lane, turn)

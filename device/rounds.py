@@ -10,11 +10,23 @@ from .backend import (
     function,
     local,
     start_next_kernel,
+    sync_block,
     thread_index,
     uint32,
     wait_for_prior_kernel,
 )
-from .communicator import EXCHANGE, FIRST, SECOND, count_due, is_due, packet_of, read_epochs
+from .communicator import (
+    EXCHANGE,
+    FIRST,
+    SECOND,
+    begin,
+    capacity,
+    count_due,
+    is_due,
+    packet_of,
+    read_epochs,
+    record,
+)
 from .element import elements_of_packet, sum_of_data
 from .exchange import deliver, load_part, store_part
 
@@ -26,6 +38,41 @@ def enter(lane):
         wait_for_prior_kernel()
         start_next_kernel()
         read_epochs(lane)
+
+
+# --- a message in turns, an exchange each ---
+
+
+@function
+def is_left(lane, work, turn):
+    """Whether there is a turn of this number: the block's packets of the message are more than those before it."""
+    return packet_of(work, turn * capacity(lane, work)) < work.packets
+
+
+@function
+def begin_turn(lane, work, turn):
+    """(its epoch, the number of its first packet)"""
+    return begin(lane, EXCHANGE) + turn, turn * capacity(lane, work)
+
+
+@function
+def end_turn(lane, epoch, turn):
+    """Once its data are read; returns the next turn's number."""
+    sync_block()
+    record(lane, EXCHANGE, epoch)
+    return turn + 1
+
+
+@function
+def end_turns(lane, turns):
+    """The lane's next epoch is that behind so many turns.
+
+    Had each turn changed it, a kernel would wait for it before it loads anything else.
+    """
+    lane.epoch_of[EXCHANGE] += turns
+
+
+# --- a turn's packets ---
 
 
 @function
@@ -93,15 +140,6 @@ def receive_from_one(lane, kind, epoch, work, begun, root, target):
         a, b = collect_from(lane, work, epoch, FIRST, number, root)
         store_part(kind, target, 0, packet_of(work, begun + number) * each, a, b)
         number += block_size()
-
-
-@function
-def end_turns(lane, turns):
-    """Goes on by so many exchanges, each recorded already (block).
-
-    Had each turn of a loop changed the lane's epoch, a kernel would wait for it before it loads anything else.
-    """
-    lane.epoch_of[EXCHANGE] += turns
 
 
 # --- the verbs, as packets for themselves or in lines ---
