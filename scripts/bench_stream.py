@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from stream_kernel import APART, ASKED, DEPTH, SHARED_BYTES, STREAMERS, TILE, Streaming, stream_and_ask
+from stream_kernel import APART, ASKED, DEPTH, PACKETS, SHARED_BYTES, STREAMERS, TILE, Streaming, stream_and_ask
 
 import shmemtp
 
@@ -39,7 +39,7 @@ def measure(pe, tiles, warps, depth, every, nanoseconds):
     """A row: what one launch found, the second one's (the first one's may wait for its code)."""
     device = pe.device
     grid, lanes = (device.multiprocessors // 4 * 4, device.warp_size) if pe.backend == "gpu" else (4, 1)
-    words = device.array(4096, np.uint32)
+    words = device.array(4 * PACKETS, np.uint32)
     streaming = Streaming(warps, depth, every, nanoseconds // 6, nanoseconds)
     for _ in range(2):
         flags = device.array(grid * APART, np.int64)

@@ -32,6 +32,8 @@ from shmemtp.device import (
 STREAMERS, DEPTH = 16, 3  # at most: warps of a block that stream, and copies of each that are under way
 TILE = 2048  # elements of two bytes: 4 KiB
 ASKED = 64  # loads, and round trips, of a block
+PACKETS = 1024  # of 16 bytes, that are loaded: a power of two, for a division would be timed with the load
+LOOK = 63  # polls between two looks at the time, which would take longer than a poll, less one
 APART = 32  # words of 8 bytes between the flags of two blocks
 RING_BYTES = 2 * TILE * STREAMERS * DEPTH
 SHARED_BYTES = RING_BYTES + 8 * STREAMERS * DEPTH
@@ -45,9 +47,9 @@ way until end_ns; the last warp begins to ask at begin_ns. Nanoseconds after the
 def stream_and_ask(streaming, tiles, words, flags, loads, trips, counts):
     """Blocks of STREAMERS warps that stream, if they are to, and one that asks.
 
-    tiles: uint16, the memory that is streamed. words: uint32, zeros. flags: int64 [grid * APART], zeros. loads, trips:
-    int64 [grid, ASKED], cycles of each load and of each round trip to the block two further, or -1 where the time was
-    over. counts: int64 [grid, STREAMERS], tiles that landed before it was.
+    tiles: uint16, the memory that is streamed. words: uint32 [4 * PACKETS], zeros. flags: int64 [grid * APART], zeros.
+    loads, trips: int64 [grid, ASKED], cycles of each load and of each round trip to the block two further, or -1 where
+    the time was over. counts: int64 [grid, STREAMERS], tiles that landed before it was.
     """
     ring, landed = shared(0, TILE * STREAMERS * DEPTH, uint16), shared(RING_BYTES, STREAMERS * DEPTH, uint64)
     if thread_index() == 0:
@@ -111,7 +113,7 @@ def ask(streaming, start, words, flags, loads, trips):
     block = block_index()
     for n in range(ASKED):
         began = cycles()
-        word, _, _, _ = load_packet(words, 4 * ((block * ASKED + n) % (words.size // 4)))
+        word, _, _, _ = load_packet(words, 4 * ((block * ASKED + n) & (PACKETS - 1)))
         if word == uint32(0):  # so that the clock is read after the word has come
             loads[block * ASKED + n] = cycles() - began
     other, first = block ^ 2, block & 2 == 0
@@ -119,7 +121,9 @@ def ask(streaming, start, words, flags, loads, trips):
         began = cycles()
         if first:
             store_relaxed(flags, APART * other, int64(n))
-        while load_relaxed(flags, APART * block) < n and clock() - start < streaming.end_ns:
+        polls = 1
+        while load_relaxed(flags, APART * block) < n and (polls & LOOK != 0 or clock() - start < streaming.end_ns):
+            polls += 1
             pause(0)
         if not first:
             store_relaxed(flags, APART * other, int64(n))

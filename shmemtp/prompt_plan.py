@@ -17,7 +17,8 @@ MOST_VECTORS, COLUMNS = 32, 64  # device/backend/README.md: `multiply_tiles` tak
 MOST_ARRIVALS = 127  # the same: of an mbarrier's phase
 CHUNKS, ROW_PADDING = 2, 8  # device/prompt/stream.py
 STAGE_ROWS = GROUP * TILE_ROWS
-LEAST_STAGES, MOST_STAGES = 4, 12
+LEAST_STAGES, MOST_STAGES = 3, 12
+AT_WORK = 2  # stages that are multiplied, or free, while the others are under way
 MOST_PARTS = 8  # of a product's columns, each another warp's
 QUERIES = 8  # device/attention.py: that a unit has
 
@@ -155,7 +156,7 @@ class PromptPlan:
             plan.constants,
             tokens=self.tokens,
             stages=self.stages,
-            in_flight=min(IN_FLIGHT, self.stages),
+            in_flight=min(IN_FLIGHT, self.stages - AT_WORK),
             stage_elements=self.stage_elements,
             chunk_elements=self.chunk_elements,
             partial_count=self._partial_bytes // 4,
