@@ -3,7 +3,7 @@
 from .backend import block_index, function, grid_size
 from .communicator import FIRST, goes_in_lines, share
 from .exchange import parts_of
-from .rounds import begin_turn, end_turn, end_turns, enter, is_left, receive_from_each, send_to_all
+from .rounds import begin_turn, count_turns, end_turn, enter, is_left, receive_from_each, send_to_all
 
 
 @function
@@ -40,4 +40,4 @@ def _exchange(lane, kind, given, taken, work):
         send_to_all(lane, kind, epoch, work, begun, given)
         receive_from_each(lane, kind, epoch, FIRST, work, begun, taken)
         turn = end_turn(lane, epoch, turn)
-    end_turns(lane, turn)
+    count_turns(lane, turn)

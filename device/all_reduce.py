@@ -30,8 +30,8 @@ from .exchange import deliver, load_only, load_part, parts_of, store_only, store
 from .rounds import (
     begin_turn,
     collect_others,
+    count_turns,
     end_turn,
-    end_turns,
     enter,
     forward_sum,
     is_left,
@@ -91,7 +91,7 @@ def _all_reduce(lane, kind, source, start, target, to, count, part, parts):
 @function
 def has_one_packet_each(lane, work):
     """Whether no thread has more than one packet, of which an exchange takes all (block)."""
-    return (packet_of(work, block_size()) >= work.packets) & (block_size() <= capacity(lane, work))
+    return (packet_of(work, first_of(work, block_size())) >= work.packets) & (block_size() <= capacity(lane, work))
 
 
 @function
@@ -100,7 +100,7 @@ def one_packet_each(lane, kind, source, target, work):
     number = thread_index()
     packet, data = packet_of(work, number), local(lane.shape.pes_twice, uint32)
     at, due = packet * elements_of_packet(kind), packet_of(work, first_of(work, number)) < work.packets
-    sync_block()
+    sync_block()  # `begin`'s, here where it delays nothing: between `enter` and the hop there is no barrier
     enter(lane)
     if packet_of(work, 0) < work.packets:
         epoch = next_epoch(lane, EXCHANGE)
@@ -112,7 +112,7 @@ def one_packet_each(lane, kind, source, target, work):
                 a, b = load_only(kind, source, at)
             post_to_others(lane, work, epoch, FIRST, number, a, b)
         deliver(lane, epoch, FIRST, count_due(lane, work, 0), True)
-        if not lane.wait:  # else other warps may not have read this one's number yet
+        if not lane.wait:  # else other warps may not yet have read what this overwrites, until `close`
             record(lane, EXCHANGE, epoch)
         if due:
             collect_others(lane, work, epoch, FIRST, number, a, b, data)
@@ -136,7 +136,7 @@ def one_shot(lane, kind, source, target, work):
         send_to_all(lane, kind, epoch, work, begun, source)
         receive_sum(lane, kind, epoch, work, begun, target)
         turn = end_turn(lane, epoch, turn)
-    end_turns(lane, turn)
+    count_turns(lane, turn)
 
 
 @function
@@ -150,4 +150,4 @@ def two_shot(lane, kind, source, target, work):
         forward_sum(lane, kind, epoch, work, begun)
         receive_from_each(lane, kind, epoch, SECOND, work, begun, target)
         turn = end_turn(lane, epoch, turn)
-    end_turns(lane, turn)
+    count_turns(lane, turn)

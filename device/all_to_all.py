@@ -13,7 +13,7 @@ from .communicator import (
 )
 from .element import elements_of_packet, load_elements, store_elements
 from .exchange import await_greetings, collect_from, deliver, greet, parts_of, post
-from .rounds import begin_turn, end_turn, end_turns, enter, is_left, receive_from_each, send_to_each
+from .rounds import begin_turn, count_turns, end_turn, enter, is_left, receive_from_each, send_to_each
 
 
 @function
@@ -50,7 +50,7 @@ def _exchange(lane, kind, given, taken, work):
         send_to_each(lane, kind, epoch, work, begun, given)
         receive_from_each(lane, kind, epoch, FIRST, work, begun, taken)
         turn = end_turn(lane, epoch, turn)
-    end_turns(lane, turn)
+    count_turns(lane, turn)
 
 
 @function
@@ -97,4 +97,4 @@ def _all_to_all_v(lane, kind, source, starts, counts, target, tos, expected, mos
             number += block_size()
         await_greetings(lane, epoch)
         turn = end_turn(lane, epoch, turn)
-    end_turns(lane, turn)
+    count_turns(lane, turn)

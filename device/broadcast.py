@@ -3,7 +3,7 @@
 from .backend import block_index, function, grid_size
 from .communicator import FIRST, goes_in_lines, share
 from .exchange import await_greetings, deliver, greet, parts_of
-from .rounds import begin_turn, end_turn, end_turns, enter, is_left, receive_from_one, send_to_all
+from .rounds import begin_turn, count_turns, end_turn, enter, is_left, receive_from_one, send_to_all
 
 
 @function
@@ -44,4 +44,4 @@ def _exchange(lane, kind, given, taken, root, work):
         receive_from_one(lane, kind, epoch, work, begun, root, taken)
         await_greetings(lane, epoch)
         turn = end_turn(lane, epoch, turn)
-    end_turns(lane, turn)
+    count_turns(lane, turn)

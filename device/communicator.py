@@ -45,7 +45,8 @@ epochs: int64 [2 * lanes + 1]: each lane's next exchange, each lane's next `hidd
 with. watch: the limit of waits.
 """
 Lane = namedtuple("Lane", "shape rank distances pes slots lines inbox outbox signals hidden epochs watch epoch_of wait")
-Lane.__doc__ = """The communicator as a block's kernel opened it, its epochs at hand. wait: see `rounds.enter`."""
+Lane.__doc__ = """The communicator as a block's kernel opened it. epoch_of: its next epochs, at hand. wait: they are not
+yet, and the kernel's only collective waits for the kernel before and reads them, as late as it can (`rounds.enter`)."""
 
 FIRST, SECOND, MEETING, BARRIER_ALL = range(4)  # phases: a collective's two shots, and what signals alone serve
 PHASES = 4
@@ -71,7 +72,7 @@ def open_lane(comm, state):
 def prepare_lane(comm, state, wait=False):
     """The part of `open_lane` that reads no memory: an earlier kernel need not have ended for it (block).
 
-    wait: the kernel's only collective does the rest, and waits for that kernel as late as it can (`rounds.enter`).
+    wait: see Lane.
     """
     return Lane(
         comm.shape,
@@ -122,7 +123,8 @@ def finish(lane, count, epoch):
 def record(lane, count, epoch):
     """Leaves word of the epoch after this one, for kernels after this one (block).
 
-    At any time in `epoch`; while its data are on their way, nothing waits for it.
+    At any time in `epoch` once all threads have it, so behind a `sync_block` behind `read_epochs`; while the epoch's
+    data are on their way, nothing waits for it.
     """
     if thread_index() == 0:
         lane.epochs[count * lane.shape.lanes + block_index()] = epoch + 1
@@ -234,7 +236,10 @@ def is_due(lane, work, begun, number):
 
 @function
 def first_of(work, number):
-    """The first of the numbers that are sent if `number` is: those of threads that call together (thread)."""
+    """The first number of those that are sent together, with `number` among them, or not at all (thread).
+
+    A line's may reach past the message: what is sent there, nobody stores.
+    """
     return number & -max(PLACES, LINE_THREADS) if work.in_lines else number
 
 

@@ -33,7 +33,10 @@ from .exchange import deliver, load_part, store_part
 
 @function
 def enter(lane):
-    """Before a collective reads any memory: where its lane says so, waits for the kernel before this one (block)."""
+    """Before a collective reads any memory: where its lane says so, waits for the kernel before this one (block).
+
+    Then it reads the lane's epochs: its own `sync_block` must follow before it records one.
+    """
     if lane.wait:
         wait_for_prior_kernel()
         start_next_kernel()
@@ -51,7 +54,7 @@ def is_left(lane, work, turn):
 
 @function
 def begin_turn(lane, work, turn):
-    """(its epoch, the number of its first packet)"""
+    """(its epoch, the number of its first packet); the lane's own epoch is the first turn's until `count_turns`."""
     return begin(lane, EXCHANGE) + turn, turn * capacity(lane, work)
 
 
@@ -64,10 +67,10 @@ def end_turn(lane, epoch, turn):
 
 
 @function
-def end_turns(lane, turns):
-    """The lane's next epoch is that behind so many turns.
+def count_turns(lane, turns):
+    """The lane goes on by the epochs of so many turns.
 
-    Had each turn changed it, a kernel would wait for it before it loads anything else.
+    Had each turn changed the lane's epoch, a loop would wait for it to come before anything else is loaded.
     """
     lane.epoch_of[EXCHANGE] += turns
 

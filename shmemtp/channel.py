@@ -34,7 +34,7 @@ class Extent(NamedTuple):
 
     @property
     def lines(self) -> int:
-        """How many a lane takes from each PE in one exchange."""
+        """How many a lane takes from each PE in one exchange: whole groups of those that are stored at once."""
         from .device.backend import LINE_THREADS, NAME
         from .device.communicator import PLACES
 

@@ -123,6 +123,14 @@ def test_every_launch(pe, shape, whole_grid):
     comm.free()
 
 
+@pytest.mark.parametrize("shape", [(1, 32, 32), (2, 96, 32)] if NAME == "gpu" else [(1, 15, 1), (2, 8, 4)], ids=str)
+def test_blocks_that_are_not_whole_lines(pe, shape):
+    """A thread more or less than the places of a line, or than its packets."""
+    comm = channel(pe, "one-shot, lines", shape[0])
+    run(pe, comm, shape, Messages(pe, ALL_REDUCE, "float32", LENGTHS))
+    comm.free()
+
+
 @pytest.mark.parametrize("algorithm", ["one-shot", "two-shot", "one-shot, lines", "two-shot, lines", "two-shot-put"])
 def test_many_in_one_kernel_over_the_epochs_wrap(pe, algorithm):
     """Lengths that leave most slots of an exchange unused, then use them; a packet's tag has 32 bits."""

@@ -1,4 +1,4 @@
-"""Lines of 128 bytes that half a warp stores at once and that arrive whole. The contract is in ../README.md.
+"""Lines of 128 bytes that arrive whole, of which a warp stores two at once. The contract is in ../README.md.
 
 As NCCL's LL128 protocol, this stands on what PTX does not promise, and NVLink, the caches and the assembler do: a warp
 that has just met runs one instruction, whose stores to one line travel together, as does what it loads from one.
