@@ -18,7 +18,6 @@ MOST_ARRIVALS = 127  # the same: of an mbarrier's phase
 CHUNKS, ROW_PADDING = 2, 8  # device/prompt/stream.py
 STAGE_ROWS = GROUP * TILE_ROWS
 LEAST_STAGES, MOST_STAGES = 3, 12
-AT_WORK = 2  # stages that are multiplied, or free, while the others are under way
 MOST_PARTS = 8  # of a product's columns, each another warp's
 QUERIES = 8  # device/attention.py: that a unit has
 
@@ -156,7 +155,7 @@ class PromptPlan:
             plan.constants,
             tokens=self.tokens,
             stages=self.stages,
-            in_flight=min(IN_FLIGHT, self.stages - AT_WORK),
+            in_flight=min(IN_FLIGHT, self.stages - 1),  # one is at work
             stage_elements=self.stage_elements,
             chunk_elements=self.chunk_elements,
             partial_count=self._partial_bytes // 4,
