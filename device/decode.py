@@ -33,7 +33,7 @@ from .matvec import multiply, pairs_of, product_of
 from .projections import keep_logits
 from .prompt import feeder as prompt_feeder
 from .prompt import stream as prompt_stream
-from .prompt.passes import Shown, prefill
+from .prompt.passes import Shown, layers_of, prefill
 from .prompt.passes import open_block as open_passes
 from .prompt.stream import STATE_FIELDS as PROMPT_STATE_FIELDS
 from .request import COUNT, FED_FLAG, REASON, REASON_FLAG, RUNNING, STOP_INTERVAL, Request, has_ended, wish_of_host
@@ -184,7 +184,7 @@ def decode(
     )
     if thread_index() == 0:
         ballot.epoch[0] = epochs[VOTE_EPOCH]  # for after the barrier with which passes begin
-    fed, reason, step = int64(0), int64(RUNNING), epochs[STEP_EPOCH]
+    fed, reason, layers = int64(0), int64(RUNNING), int64(0)
     if prompt_plan.tokens > 0 and prompt_count > 2:
         state = local(PROMPT_STATE_FIELDS, uint32)
         stream, passes = prompt_stream.open_stream(prompt_plan, state), open_passes(prompt_plan)
@@ -192,13 +192,15 @@ def decode(
         if is_feeder(prompt_plan):
             prompt_feeder.feed(prompt_plan, stream, weights, prompt_x, prompt_count)
         else:
-            step = prefill(
+            prefill(
                 *(prompt_plan, stream, passes, prompt_comm),
-                *(resident, cache, shown, ballot, request, control, step),
+                *(resident, cache, shown, ballot, request, control, uint32(epochs[STEP_EPOCH])),
             )
             prompt_stream.close_stream(stream)
         prompt_stream.end_stream(prompt_plan, stream)
         fed, reason = passes.flags[FED_FLAG], passes.flags[REASON_FLAG]
+        layers = layers_of(prompt_plan, fed)
+    step = epochs[STEP_EPOCH] + layers  # if the request has ended, block 0 may have changed that, but who else asks?
     if reason == RUNNING:
         block = open_block(plan, trace)
         stream = open_ring(plan, local(STATE_FIELDS, uint32))

@@ -45,7 +45,7 @@ def embed(plan, embedding, prompt, first, count, residual):
 def add_sums(plan, comm, product, partial, residual, count, epoch):
     """Adds a row-parallel product, summed over the PEs in their order, to the block's pairs (block).
 
-    epoch: int64, the same on all PEs; with each call it rises, from even to odd and back.
+    epoch: uint32, the same on all PEs; with each call it rises, from even to odd and back.
     """
     turns = plan.hidden_local * count
     if plan.pes > 1:

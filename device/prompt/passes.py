@@ -78,7 +78,7 @@ def meet(plan, comm, stream, product):
 def decode_layers(plan, stream, block, comm, resident, cache, shown, first, position, count, prompt, step):
     """`count` tokens from prompt token `first` on, of which the first is at `position`, through all layers (block).
 
-    step: how many layers of how many passes came before, since the memory was made.
+    step: uint32, how many layers of how many passes came before, since the memory was made.
     """
     embed(plan, resident.embedding, prompt, first, count, block.residual)
     show_hidden(plan, resident.norms, 0, block.residual, count, shown.x, shown.squares)
@@ -97,7 +97,7 @@ def decode_layers(plan, stream, block, comm, resident, cache, shown, first, posi
         meet(plan, comm, stream, O_PROJ)
         multiply(plan, stream, O_PROJ, count, block.partial)
         sync_workers(plan)
-        add_sums(plan, comm, O_PROJ, block.partial, block.residual, count, 2 * (step + layer))
+        add_sums(plan, comm, O_PROJ, block.partial, block.residual, count, uint32(2 * (step + layer)))
         show_hidden(plan, resident.norms, 2 * layer + 1, block.residual, count, shown.x, shown.squares)
         meet(plan, comm, stream, GATE_UP)
         load_factors(plan, shown.squares, block.factors)
@@ -107,7 +107,7 @@ def decode_layers(plan, stream, block, comm, resident, cache, shown, first, posi
         meet(plan, comm, stream, DOWN)
         multiply(plan, stream, DOWN, count, block.partial)
         sync_workers(plan)
-        add_sums(plan, comm, DOWN, block.partial, block.residual, count, 2 * (step + layer) + 1)
+        add_sums(plan, comm, DOWN, block.partial, block.residual, count, uint32(2 * (step + layer) + 1))
         if layer + 1 < plan.layers:
             show_hidden(plan, resident.norms, 2 * layer + 2, block.residual, count, shown.x, shown.squares)
             meet(plan, comm, stream, QKV)
@@ -118,8 +118,8 @@ def decode_layers(plan, stream, block, comm, resident, cache, shown, first, posi
 def prefill(plan, stream, block, comm, resident, cache, shown, ballot, request, control, step):
     """Feeds the prompt's tokens before its last one; one may be left for `generate` (block).
 
-    control: see decode.Host. step: as `generate` takes it. Returns the one to go on with; the block's flags say how
-    many tokens were fed, and why the request ended, if it did.
+    control: see decode.Host. step: of the first layer, see `decode_layers`. The block's flags say how many tokens were
+    fed, and why the request ended, if it did.
     """
     limits = limits_of(comm)
     fed, reason = uint32(0), int64(RUNNING)
@@ -129,10 +129,15 @@ def prefill(plan, stream, block, comm, resident, cache, shown, ballot, request, 
             *(plan, stream, block, comm, resident, cache, shown),
             *(fed, uint32(request.start + fed), count, request.prompt, step),
         )
-        step += plan.layers
+        step = uint32(step + plan.layers)
         fed = uint32(fed + count)
         wishes = agree_to_stop(plan, comm, ballot, wish_of_host(comm, control), limits)
         reason = has_ended(plan, request, block, 0, 0, wishes, limits)
     if thread_index() == 0:
         block.flags[FED_FLAG] = int64(fed)
-    return step
+
+
+@function
+def layers_of(plan, fed):
+    """How many layers the passes of `fed` tokens went through (thread)."""
+    return int64(plan.layers * (uint32(fed + (plan.tokens - 1)) // uint32(plan.tokens)))

@@ -70,7 +70,7 @@ class Device:
         check_shape(grid, block, warp, shared_bytes, self.shared_bytes)
         compiled = kernel if isinstance(kernel, Compiled) else compile_kernel(kernel, args)
         compiled.check(arguments(args))
-        return Prepared(compiled, grid, block, args, shared_bytes, warp, self)
+        return Prepared(compiled, grid, block, args, shared_bytes, warp, early, self)
 
     def launch(self, kernel, grid, block, args, shared_bytes=0, warp=None, stream=None, together=True, early=False):
         """Prepares a launch and starts it once; returns a `Launch`."""

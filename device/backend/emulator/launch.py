@@ -106,16 +106,25 @@ def compile_kernel(kernel, args):
 
 
 _launches: "weakref.WeakSet[Launch]" = weakref.WeakSet()
+_nobody = aligned(1, np.int64)
+_last_early = [_nobody]  # how many threads of the last launch that was early have not left it
 
 
 class Launch:
-    """A kernel that runs: `done()` looks, `wait()` waits and raises what the kernel raised."""
+    """A kernel that runs: `done()` looks, `wait()` waits and raises what the kernel raised.
 
-    def __init__(self, compiled, grid, block, args, shared_bytes, warp, distances):
+    Launches that are `early` are one stream's: `wait_for_prior_kernel` waits for the one before.
+    """
+
+    def __init__(self, compiled, grid, block, args, shared_bytes, warp, distances, early=False):
         self._compiled, self._args, self._distances, self._errors = compiled, args, distances, []
-        self._failed = aligned(1, np.int64)
+        self._failed, self._running, self._counting = aligned(1, np.int64), aligned(1, np.int64), threading.Lock()
+        self._running[0] = grid * block
+        self._prior = _last_early[0] if early else _nobody
+        if early:
+            _last_early[0] = self._running
         self._memory = _BlockMemory(grid, block, warp, shared_bytes)
-        self._records = self._memory.records(self._failed, distances)
+        self._records = self._memory.records(self._failed, distances, self._prior)
         self._threads = [threading.Thread(target=self._run, args=(row,), daemon=True) for row in self._records]
         _launches.add(self)
         for thread in self._threads:
@@ -128,6 +137,9 @@ class Launch:
         except BaseException as error:
             self._errors.append(error)
             self._failed[0] = 1
+        finally:
+            with self._counting:
+                self._running[0] -= 1
 
     def done(self):
         """Whether every thread has left the kernel. Does not wait."""
@@ -178,17 +190,17 @@ class _BlockMemory:
         self.block_barriers = aligned((grid, LINE // 8), np.int64)
         self.warp_barriers = aligned((grid, self.warps, LINE // 8), np.int64)
 
-    def records(self, failed, distances):
+    def records(self, failed, distances, prior):
         """int64[threads, FIELDS]: what each thread binds before it calls the kernel."""
         records = aligned((self.grid * self.block, context.FIELDS), np.int64)
         for row, record in enumerate(records):
             block, thread = divmod(row, self.block)
             warp = thread // self.warp
-            record[: context.FAILED + 2] = (
+            record[: context.PRIOR + 1] = (
                 *(thread, block, self.block, self.grid, self.warp, len(distances), self.shared_bytes),
                 *(row.ctypes.data for row in (self.shared[block], self.scratch[block, warp])),
                 *(row.ctypes.data for row in (self.block_barriers[block], self.warp_barriers[block, warp])),
-                *(failed.ctypes.data, distances.ctypes.data),
+                *(failed.ctypes.data, distances.ctypes.data, prior.ctypes.data),
             )
         return records
 

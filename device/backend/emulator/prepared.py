@@ -9,12 +9,12 @@ __all__ = ["Prepared"]
 class Prepared:
     """A kernel with its launch's shape and arguments. Made by `Device.prepare`; keeps the arguments alive."""
 
-    def __init__(self, compiled, grid, block, args, shared_bytes, warp, device):
+    def __init__(self, compiled, grid, block, args, shared_bytes, warp, early, device):
         self._compiled, self._shape, self._args, self._device = compiled, (grid, block), list(args), device
-        self._options = shared_bytes, warp
+        self._options, self._early = (shared_bytes, warp), early
 
     def start(self, stream=None, changes=None):
-        """Starts it at once, whatever the stream: nothing orders launches but who waits for them. Returns a `Launch`.
+        """Starts it at once, whatever the stream: only who waits orders launches, the host or a kernel. A `Launch`.
 
         `changes`: {position in the arguments: a number, or for an array an address}, for this start and later ones.
         The array there has the same shape, and whoever gives the address keeps its memory.
@@ -22,7 +22,7 @@ class Prepared:
         for position, value in (changes or {}).items():
             self._args[position] = _changed(self._args[position], value)
         args = arguments(self._args)
-        return Launch(self._compiled, *self._shape, args, *self._options, self._device.distances)
+        return Launch(self._compiled, *self._shape, args, *self._options, self._device.distances, self._early)
 
 
 def _changed(argument, value):

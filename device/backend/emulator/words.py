@@ -66,12 +66,26 @@ def warp_index():
     return thread_index() // warp_size()
 
 
-# --- the kernels before and after this one in a stream: there are no streams ---
+# --- the kernels before and after this one in a stream ---
+
+
+@intrinsic
+def _running_before(typingctx):
+    """How many threads of the kernel before have not left it."""
+
+    def codegen(context, builder, sig, args):
+        count = builder.inttoptr(load_field(builder, record.PRIOR), I64.as_pointer())
+        return builder.load_atomic(count, "acquire", 8)
+
+    return int64(), codegen
 
 
 @function
 def wait_for_prior_kernel():
-    pass
+    polls = 0
+    while _running_before() > 0:
+        polls += 1
+        pause(0, polls)
 
 
 @function
