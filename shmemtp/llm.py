@@ -186,6 +186,7 @@ def _make_plan(shape, context, pe, put, options) -> Plan:
         warp=device.warp_size if gpu else 1,
         multiprocessors=device.multiprocessors if gpu else 1,
         max_tile_columns=512 if gpu else 2048,  # one block has all sums of a product in its shared memory there
-        prefill_tokens=1 if put else MOST_TOKENS,  # many beside NVSHMEM's puts take more registers than there are
+        # Beside NVSHMEM's puts many take more registers than there are; in the emulator they take longer to compile.
+        prefill_tokens=1 if put else MOST_TOKENS if gpu else 32,
     )
     return make_plan(shape, context, shared_limit=device.shared_bytes, put=put, **{**usual, **options})
