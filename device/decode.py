@@ -200,7 +200,7 @@ def decode(
         prompt_stream.end_stream(prompt_plan, stream)
         fed, reason = passes.flags[FED_FLAG], passes.flags[REASON_FLAG]
         layers = layers_of(prompt_plan, fed)
-    step = epochs[STEP_EPOCH] + layers  # if the request has ended, block 0 may have changed that, but who else asks?
+    step = epochs[STEP_EPOCH] + layers  # if the request has ended, block 0 may have changed it: others need it no more
     if reason == RUNNING:
         block = open_block(plan, trace)
         stream = open_ring(plan, local(STATE_FIELDS, uint32))

@@ -7,7 +7,6 @@ from collecting import ALGORITHMS, ALL_GATHER, ALL_REDUCE, BROADCAST, OPERATIONS
 
 from shmemtp.device import (
     FLOAT32,
-    INT32,
     Constants,
     all_gather_block,
     all_gather_grid,
@@ -22,7 +21,6 @@ from shmemtp.device import (
     block_size,
     broadcast_block,
     broadcast_grid,
-    calls,
     function,
     grid_size,
     int64,
@@ -271,32 +269,4 @@ def test_more_blocks_than_lanes(pe):
     comm = channel(pe, "one-shot", 2)
     with pytest.raises(InputError, match="3 blocks, and a communicator of 2 lanes"):
         pe.run(alone, 3, 32 if NAME == "gpu" else 1, comm, pe.device.array(4, np.float32))
-    comm.free()
-
-
-@pytest.mark.skipif(NAME == "gpu", reason="there the calls of test_communicator do")
-def test_calls_that_start_before_the_one_before_has_ended(pe):
-    """In a row, with other blocks and threads each; each reads what the one before wrote."""
-    comm, count, rounds = channel(pe, "one-shot", 3), 48 * pe.size, 5
-    values, gathered = pe.device.array(count, np.int32), pe.device.array(count * pe.size, np.int32)
-    source = elements.random("int32", count, 100 + pe.rank)
-    values.fill(source)
-    own, everyones = (values, 0), (gathered, 0)
-    row = (
-        (calls.all_reduce, *own, *own),
-        (calls.all_gather, *own, *everyones),
-        (calls.reduce_scatter, *everyones, *own),
-    )
-    launches = []
-    for n, (call, *arrays) in enumerate(rounds * row):
-        args = (Constants(kind=INT32), comm.argument, *arrays, count)
-        grid, block, warp = [(3, 8, 4), (1, 2, 1), (2, 16, 16), (1, 1, 1)][n % 4]
-        launches.append(pe.device.launch(call, grid, block, args, warp=warp, early=True))
-    for launch in launches:
-        launch.wait()
-    comm.check("calls")
-    right = sum(elements.random("int32", count, 100 + rank) for rank in range(pe.size))
-    for n in range(rounds):  # a reduce_scatter adds up what all have gathered from all, who had the same
-        right = right * np.int32(pe.size ** (1 if n == 0 else 2))
-    np.testing.assert_array_equal(values.numpy(), right)
     comm.free()

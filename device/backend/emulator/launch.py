@@ -107,22 +107,22 @@ def compile_kernel(kernel, args):
 
 _launches: "weakref.WeakSet[Launch]" = weakref.WeakSet()
 _nobody = aligned(1, np.int64)
-_last_early = [_nobody]  # how many threads of the last launch that was early have not left it
+_last_early: dict = {}  # stream -> how many threads of its last launch that was early have not left it
 
 
 class Launch:
     """A kernel that runs: `done()` looks, `wait()` waits and raises what the kernel raised.
 
-    Launches that are `early` are one stream's: `wait_for_prior_kernel` waits for the one before.
+    `wait_for_prior_kernel` waits for the launch before in the same stream, where both are `early`.
     """
 
-    def __init__(self, compiled, grid, block, args, shared_bytes, warp, distances, early=False):
+    def __init__(self, compiled, grid, block, args, shared_bytes, warp, distances, early, stream):
         self._compiled, self._args, self._distances, self._errors = compiled, args, distances, []
         self._failed, self._running, self._counting = aligned(1, np.int64), aligned(1, np.int64), threading.Lock()
         self._running[0] = grid * block
-        self._prior = _last_early[0] if early else _nobody
+        self._prior = _last_early.get(stream, _nobody) if early else _nobody
         if early:
-            _last_early[0] = self._running
+            _last_early[stream] = self._running
         self._memory = _BlockMemory(grid, block, warp, shared_bytes)
         self._records = self._memory.records(self._failed, distances, self._prior)
         self._threads = [threading.Thread(target=self._run, args=(row,), daemon=True) for row in self._records]

@@ -14,7 +14,7 @@ class Prepared:
         self._options, self._early = (shared_bytes, warp), early
 
     def start(self, stream=None, changes=None):
-        """Starts it at once, whatever the stream: only who waits orders launches, the host or a kernel. A `Launch`.
+        """Starts it at once, whatever the stream: only who waits, host or kernel, orders launches. Returns a `Launch`.
 
         `changes`: {position in the arguments: a number, or for an array an address}, for this start and later ones.
         The array there has the same shape, and whoever gives the address keeps its memory.
@@ -22,7 +22,7 @@ class Prepared:
         for position, value in (changes or {}).items():
             self._args[position] = _changed(self._args[position], value)
         args = arguments(self._args)
-        return Launch(self._compiled, *self._shape, args, *self._options, self._device.distances, self._early)
+        return Launch(self._compiled, *self._shape, args, *self._options, self._device.distances, self._early, stream)
 
 
 def _changed(argument, value):
