@@ -228,7 +228,7 @@ def receive_hidden(lane, kind, packets, weights, products):
         first = thread_index() + turn * BATCH * block_size()
         for n in range(BATCH_WORDS):
             data[n] = uint32(0)  # what is not there adds nothing, without a branch
-        receive_batch(lane.hidden, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN, 0, nap=0)
+        receive_batch(lane.hidden, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN, 0)
         for b in range(BATCH):
             squares += keep_product(kind, turn * BATCH + b, data[2 * b], data[2 * b + 1], weights, products)
     return squares

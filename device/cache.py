@@ -77,7 +77,7 @@ def prefetch_cache(plan, cache, layer, position):
     while unit < plan.units:
         head, part = head_and_part(plan, unit)
         granules = granules_of_part(plan, part, position)
-        granule = uint32(thread_index())
+        granule = uint32(plan.block - 1 - thread_index())
         while granule < granules:
             at = granule_place(plan, layer, head, first_position(plan, part, granule))
             prefetch(cache.keys, at, 2 * plan.granule_elements)

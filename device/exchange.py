@@ -182,7 +182,7 @@ def collect(lane, epoch, phase, number, data):
             data[2 * p], data[2 * p + 1] = load_pair(lane.inbox, 2 * (at + p * step))
     else:
         at, limits = slot_place(lane, epoch, phase, 0, number), limits_of(lane)
-        receive_from_all(lane.shape, lane.slots, 4 * at, 4 * step, uint32(epoch), data, limits, COLLECTIVE, 0)
+        receive_from_all(lane.shape, lane.slots, 4 * at, 4 * step, uint32(epoch), data, limits, COLLECTIVE)
 
 
 @function
@@ -196,7 +196,7 @@ def collect_others(lane, epoch, phase, number, first, second, data):
         for p in range(lane.shape.pes):
             if p == lane.rank:
                 data[2 * p], data[2 * p + 1] = first, second
-        receive_from_all(lane.shape, lane.slots, at, step, uint32(epoch), data, limits, COLLECTIVE, 0, but=lane.rank)
+        receive_from_all(lane.shape, lane.slots, at, step, uint32(epoch), data, limits, COLLECTIVE, but=lane.rank)
 
 
 @function

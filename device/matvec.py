@@ -2,7 +2,7 @@
 
 from collections import namedtuple
 
-from .backend import float32, function, multiply_rows, uint32, uint64
+from .backend import float32, function, lane_places, multiply_rows, uint32, uint64
 from .sequence import DOWN, GATE_UP, GROUP, O_PROJ, QKV, TILE_ROWS, stages_of
 from .stream import TILE, release_tile, wait_tile
 
@@ -63,19 +63,19 @@ def row_parallel(plan, attention):
 def multiply(plan, stream, x, partial, product):
     """The block's rows of one matrix times a vector (warp; the block's warps share the tiles).
 
-    x: uint16 bf16 in shared memory, splits * columns. partial: float32 [stages, TILE_ROWS] in shared memory, gets the
-    rows' sums over each tile's columns; `row_pair` adds a pair's tiles. A stage without a tile is multiplied like the
-    others: nobody reads what becomes of it. The caller's `sync_workers` must stand between writing x and this, and
-    between this and reading `partial`.
+    x: uint16 bf16 in shared memory, splits * columns, laid out as in vector.py. partial: float32 [stages, TILE_ROWS] in
+    shared memory, gets the rows' sums over each tile's columns; `row_pair` adds a pair's tiles. A stage without a tile
+    is multiplied like the others: nobody reads what becomes of it. The caller's `sync_workers` must stand between
+    writing x and this, and between this and reading `partial`.
     """
-    start = start_of(product, stream.state[TILE])
+    start, places = start_of(product, stream.state[TILE]), lane_places(product.columns, product.low)
     while stream.state[TILE] < product.stages:
         tile = stream.state[TILE]
         at = wait_tile(plan, stream, product.columns)
         following = start_of(product, uint32(tile + plan.warps))  # while this tile's loads are under way
         multiply_rows(
             *(stream.ring, at, x, start),
-            *(product.columns, product.low, partial, TILE_ROWS * tile),
+            *(product.columns, product.low, places, partial, TILE_ROWS * tile),
         )
         release_tile(plan, stream)
         start = following

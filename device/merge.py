@@ -2,8 +2,10 @@
 
 from .attention import LOWEST
 from .backend import (
+    anew,
     as_float32,
     block_index,
+    divide,
     exp,
     float32,
     function,
@@ -41,18 +43,20 @@ def merge_parts(plan, channels, step, limits):
 @function
 def merge_pairs(plan, channels, pair, step, limits):
     """Output dimensions 2 pair and on, all of one head (warp)."""
-    half, tag = plan.head_dim // 2, uint32(step)
-    head, d = pair // half, pair % half
-    unit = (step & 1) * plan.units + head // plan.group * plan.parts
-    row_words = 4 * (half + 1)
-    at = plan.channel_partial + (unit * plan.group + head % plan.group) * row_words
+    half, tag, pair = uint32(plan.head_dim // 2), uint32(step), uint32(pair)
+    head = uint32(pair // half)
+    d, kv_head = uint32(pair - head * half), uint32(head // uint32(plan.group))
+    row_words = 4 * (plan.head_dim // 2 + 1)
+    unit = (step & 1) * plan.units + kv_head * plan.parts
+    at = plan.channel_partial + (unit * plan.group + head - kv_head * plan.group) * row_words
+    there = anew(uint32(at + lane_index() * plan.group * row_words))  # found before the wait, not after it
     data, best, total = local(MOST_WORDS, uint32), float32(LOWEST), float32(0)
     upper, lower = local(MOST_TOGETHER, float32), local(MOST_TOGETHER, float32)
     for k in range(plan.merge_pairs):
         upper[k], lower[k] = float32(0), float32(0)
-    wait_for_packet(channels, at + 4 * half, tag, limits, PARTIAL)
-    for part in range(lane_index(), plan.parts, warp_size()):
-        there = at + part * plan.group * row_words
+    wait_for_packet(channels, at + plan.head_dim * 2, tag, limits, PARTIAL)
+    part = uint32(lane_index())
+    while part < plan.parts:
         receive_batch(  # the pairs, and what stands behind the row's pairs
             *(channels, there, d, 1, half + 1, tag, data, limits, PARTIAL, 0, plan.merge_pairs + 1, half)
         )
@@ -64,11 +68,13 @@ def merge_pairs(plan, channels, pair, step, limits):
             upper[k] = upper[k] * old + as_float32(data[2 * k]) * new
             lower[k] = lower[k] * old + as_float32(data[2 * k + 1]) * new
         best = maximum
+        part = uint32(part + warp_size())
+        there = uint32(there + warp_size() * plan.group * row_words)
     factor = exp(best - warp_max(best))
     whole = warp_sum(total * factor)
     for k in range(plan.merge_pairs):
         first_half, second_half = warp_sum(upper[k] * factor), warp_sum(lower[k] * factor)
         if lane_index() == 0:
-            both = pack(first_half / whole, second_half / whole)
+            both = pack(divide(first_half, whole), divide(second_half, whole))
             to = plan.channel_attention + 2 * ((step & 1) * plan.attention_pairs + pair + k)
             store_half(channels, to, both, tag)

@@ -20,7 +20,8 @@ from .backend import (
     warp_sum,
 )
 from .bfloat16 import high, low, pack, pack_rest
-from .packets import BATCH, BATCH_WORDS, clear_padding, receive_batch, wait_for_packet
+from .packets import BATCH, BATCH_WORDS, receive_batch, wait_for_packet
+from .vector import clear_padding, store_packet_pairs
 from .watch import HIDDEN
 
 MOST_WEIGHTS = 4 * BATCH
@@ -43,10 +44,8 @@ def store_normed(plan, weights, packet, first, second, x):
     a, b, c, d = low(first), high(first), low(second), high(second)
     p, q, r, s = a * weights[0], b * weights[1], c * weights[2], d * weights[3]
     upper, lower = pack(p, q), pack(r, s)
-    to = 2 * packet
-    x[to], x[to + 1] = upper, lower
-    behind = to + plan.low_terms // 2
-    x[behind], x[behind + 1] = pack_rest(upper, p, q), pack_rest(lower, r, s)
+    store_packet_pairs(x, 0, packet, upper, lower)
+    store_packet_pairs(x, plan.low_terms // 2, packet, pack_rest(upper, p, q), pack_rest(lower, r, s))
     return a * a + b * b + c * c + d * d
 
 
@@ -58,13 +57,13 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     [warps], for `scale`, which is valid after the next `sync_workers`.
     """
     at = plan.channel_hidden + (epoch & 1) * 2 * plan.hidden_pairs
-    packets, squares = plan.hidden_pairs // 2, float32(0)
+    packets, squares = uint32(plan.hidden_pairs // 2), float32(0)
     data, weights = local(BATCH_WORDS, uint32), local(MOST_WEIGHTS, float32)
-    base = thread_index() - lane_index()
+    base = uint32(thread_index() - lane_index())
     while base < packets:
-        first = base + lane_index()
+        first = uint32(base + lane_index())
         for b in range(plan.hidden_batch):  # before there is something to wait for
-            packet, w = first + b * plan.block, 4 * b
+            packet, w = uint32(first + b * plan.block), 4 * b
             if packet < packets:
                 own = weights_of(norms, row * plan.hidden + 4 * packet)
                 weights[w], weights[w + 1], weights[w + 2], weights[w + 3] = own
@@ -73,25 +72,28 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
             *(channels, at, first, plan.block, packets, uint32(epoch), data, limits, HIDDEN, 0, plan.hidden_batch)
         )
         for b in range(plan.hidden_batch):
-            packet, w = first + b * plan.block, 4 * b
+            packet, w = uint32(first + b * plan.block), 4 * b
             if packet < packets:
                 own = weights[w], weights[w + 1], weights[w + 2], weights[w + 3]
                 squares += store_normed(plan, own, packet, data[2 * b], data[2 * b + 1], x)
-        base += plan.hidden_batch * plan.block
+        base = uint32(base + plan.hidden_batch * plan.block)
     squares = warp_sum(squares)
     if lane_index() == 0:
         sums[warp_index()] = squares
-    end = plan.low_terms // 2 - 2  # the low terms stand two words further than the high ones reach
-    clear_padding(plan, x, plan.hidden_pairs, end)
-    clear_padding(plan, x, plan.low_terms // 2 + plan.hidden_pairs, plan.low_terms // 2 + end)
+    end = plan.low_terms // 4 - 1  # the low terms stand a packet further than the high ones reach
+    clear_padding(plan, x, 0, packets, end)
+    clear_padding(plan, x, plan.low_terms // 2, packets, end)
 
 
 @function
 def prefetch_norms(plan, norms, row):
-    """Asks for the block's part of a row of norm weights, which all blocks will read (block)."""
+    """Asks for the block's part of a row of norm weights, which all blocks will read (block).
+
+    One of the last threads does, and in `prefetch_cache` some: the first ones have a result to publish meanwhile.
+    """
     part = 8 * ((plan.hidden // 8 + plan.grid - 1) // plan.grid)
     first = part * block_index()
-    if thread_index() == 0 and first < plan.hidden:
+    if thread_index() == plan.block - 1 and first < plan.hidden:
         prefetch(norms, row * plan.hidden + first, 4 * min(part, plan.hidden - first))
 
 

@@ -8,11 +8,12 @@ channel has two slot sets, chosen by the epoch's parity, and needs no reset as l
 after it has read everyone's epoch k. A packet orders nothing but itself.
 """
 
-from .backend import function, int64, lane_index, load_packet, local, sync_warp, thread_index, uint32
-from .watch import LEAVE, NAP, keep_waiting
+from .backend import function, int64, load_packet, sync_warp, uint32
+from .watch import LEAVE, keep_waiting
 
 BATCH = 4  # packets of one thread whose loads are in flight together
 BATCH_WORDS = 2 * BATCH
+NONE = uint32(0xFFFFFFFF)  # no packet has this number
 
 
 @function
@@ -45,42 +46,46 @@ def receive(words, at, tag, limits, operation, peer):
 
 
 @function
-def receive_batch(
-    words, at, first, stride, count, tag, data, limits, operation, per_peer, batch=BATCH, last=-1, nap=NAP
-):
+def receive_batch(words, at, first, stride, count, tag, data, limits, operation, per_peer, batch=BATCH, last=-1):
     """Waits for packets first, first + stride, ... (`batch` of them, those below `count`) of a channel (thread).
 
     The channel begins at word `at`. Their data words go to `data`, uint32 [batch, 2]. All loads are in flight together:
     polling packet after packet would pay the memory's latency for each. per_peer: packets from each PE, by which the
     sender of a missing one is known; 0 where all are this PE's own. batch: a constant. last: where not below 0, the
-    last packet of the batch, whatever would be due. nap: see `keep_waiting`.
+    last packet of the batch, whatever would be due.
     """
     polls = began = 0
+    base = int64(at + 4 * first)
+    first, count = (
+        uint32(first),
+        uint32(count),
+    )  # the packets are counted in 32 bits, what is added to `base` is constant
     while True:
-        missing, seen = -1, uint32(0)
+        missing, seen = NONE, uint32(0)
         for b in range(batch):
-            packet = last if last >= 0 and b == batch - 1 else first + b * stride
+            is_last = last >= 0 and b == batch - 1
+            packet = uint32(last) if is_last else uint32(first + b * stride)
             if packet < count:
-                data_a, tag_a, data_b, tag_b = load_packet(words, at + 4 * packet)
+                data_a, tag_a, data_b, tag_b = load_packet(words, at + 4 * last if is_last else base + 4 * b * stride)
                 data[2 * b] = data_a
                 data[2 * b + 1] = data_b
                 if tag_a != tag or tag_b != tag:
                     missing, seen = packet, tag_a
-        if missing < 0:
+        if missing == NONE:
             return
         polls += 1
-        peer = missing // per_peer if per_peer > 0 else int64(limits.pe)
-        began = keep_waiting(limits, polls, began, operation, peer, missing, tag, seen, nap)
+        peer = int64(missing) // per_peer if per_peer > 0 else int64(limits.pe)
+        began = keep_waiting(limits, polls, began, operation, peer, int64(missing), tag, seen)
         if began == LEAVE:
             return
 
 
 @function
-def receive_from_all(plan, words, at, stride, tag, data, limits, operation, nap=NAP, but=-1):
+def receive_from_all(plan, words, at, stride, tag, data, limits, operation, but=-1):
     """Waits for one packet of every PE: PE p's stands at word `at` + p * `stride` (thread).
 
-    Their data words go to `data` (uint32, 2 * plan.pes). All loads are in flight together. nap: see `keep_waiting`.
-    but: a PE that sends none, and whose words in `data` stay.
+    Their data words go to `data` (uint32, 2 * plan.pes). All loads are in flight together. but: a PE
+    that sends none, and whose words in `data` stay.
     """
     polls = began = 0
     while True:
@@ -95,32 +100,6 @@ def receive_from_all(plan, words, at, stride, tag, data, limits, operation, nap=
         if missing < 0:
             return
         polls += 1
-        began = keep_waiting(limits, polls, began, operation, missing, at, tag, seen, nap)
+        began = keep_waiting(limits, polls, began, operation, missing, at, tag, seen)
         if began == LEAVE:
             return
-
-
-@function
-def receive_vector(plan, channels, at, words, columns, tag, x, limits, operation):
-    """A published vector of `words` bf16 pairs (a multiple of 2) into `x`; zeros up to element `columns` (block)."""
-    data, packets = local(BATCH_WORDS, uint32), words // 2
-    if thread_index() - lane_index() < packets:
-        wait_for_packet(channels, at + 4 * (thread_index() - lane_index()), tag, limits, operation)
-    first = thread_index()
-    while first < packets:
-        receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation, 0)
-        for b in range(BATCH):
-            packet = first + b * plan.block
-            if packet < packets:
-                x[2 * packet], x[2 * packet + 1] = data[2 * b], data[2 * b + 1]
-        first += BATCH * plan.block
-    clear_padding(plan, x, words, columns // 2)
-
-
-@function
-def clear_padding(plan, x, first, end):
-    """Zeros in words first to end - 1 of an input: they meet weights of 0, and must be numbers (block)."""
-    i = first + thread_index()
-    while i < end:
-        x[i] = uint32(0)
-        i += plan.block

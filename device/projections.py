@@ -7,6 +7,7 @@ Threads that share work take turns in `while` loops: a `range` that begins at a 
 from .backend import (
     as_bits,
     block_index,
+    divide,
     exp,
     float32,
     function,
@@ -18,7 +19,7 @@ from .backend import (
 from .bfloat16 import pack
 from .matvec import row_pair
 from .norm import scale
-from .packets import receive_vector
+from .vector import receive_vector
 from .vote import LOWEST
 from .watch import ACTIVATION, ATTENTION
 
@@ -47,7 +48,7 @@ def gated(plan, partial, number, factor):
     """SwiGLU of the block's pair `number`, a row of the gate and one of the up projection (Shazeer, 2020)."""
     gate, up = row_pair(partial, number, plan.gate_up_local // 2, plan.gate_up_splits, plan.gate_up_splits)
     gate, up = gate * factor, up * factor
-    return gate / (float32(1) + exp(-gate)) * up
+    return divide(gate, float32(1) + exp(-gate)) * up
 
 
 @function

@@ -17,6 +17,8 @@ from .matvec import row_pair
 @function
 def own_pairs(plan):
     """How many pairs of the hidden state this block owns: pairs block * hidden_local and on."""
+    if plan.hidden_pairs == plan.hidden_local * plan.grid:
+        return plan.hidden_local
     return max(0, min(plan.hidden_local, plan.hidden_pairs - block_index() * plan.hidden_local))
 
 

@@ -44,16 +44,15 @@ OPERATIONS = {
 Limits = namedtuple("Limits", "watch pe")
 Limits.__doc__ = """What a wait needs beside its data: the launch's watch and, to report, this PE's rank in its team."""
 
-NAP = 40
 LEAVE = -1
 
 
 @function
-def keep_waiting(limits, polls, began, operation, peer, slot, wanted, seen, nap=NAP):
+def keep_waiting(limits, polls, began, operation, peer, slot, wanted, seen, nap=0):
     """Called by a thread after its `polls`-th failed poll; returns what to pass as `began` next time, or LEAVE.
 
     `began` is 0 at first. Operation, peer, slot, the value wanted and the one seen go into the report. nap: nanoseconds
-    until the next poll; 0 where a hop is all that is waited for and few threads wait.
+    until the next poll, for waits that may be long.
     """
     pause(nap, polls)
     if polls % POLLS_BETWEEN_CHECKS != 0:

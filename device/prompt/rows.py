@@ -5,6 +5,7 @@ from ..backend import (
     as_bits,
     as_float32,
     block_index,
+    divide,
     exp,
     float32,
     function,
@@ -99,4 +100,4 @@ def store_activations(plan, partial, factors, count, x):
 def gated(plan, partial, number, token, factor):
     gate, up = row_pair(plan, GATE_UP, partial, number, token)
     gate, up = gate * factor, up * factor
-    return gate / (float32(1) + exp(-gate)) * up
+    return divide(gate, float32(1) + exp(-gate)) * up

@@ -8,6 +8,7 @@ from shmemtp.device import (
     attend_granules,
     function,
     kernel,
+    lane_places,
     multiply_rows,
     multiply_tiles,
     shared,
@@ -36,6 +37,15 @@ def swap_halves(rows):
     return halves.reshape(rows.shape)
 
 
+def swap_pairs(values, start, columns, low):
+    """A vector, and its low terms, as `multiply_rows` takes them: of every four pairs the middle two change places."""
+    swapped = values.copy()
+    for begin in {start, start + low}:
+        fours = swapped[begin:][:columns].reshape(-1, 4, 2)
+        fours[:] = fours[:, [0, 2, 1, 3]].copy()
+    return swapped
+
+
 @kernel
 def multiply(rows, x, start, columns, low, block, sums):
     held = shared(0, ROWS * columns, uint16)
@@ -44,7 +54,7 @@ def multiply(rows, x, start, columns, low, block, sums):
     copy(rows, held, ROWS * columns, block)
     copy(x, vector, x.size, block)
     sync_block()
-    multiply_rows(held, 0, vector, start, columns, low, result, 0)
+    multiply_rows(held, 0, vector, start, columns, low, lane_places(columns, low), result, 0)
     sync_block()
     copy(result, sums, ROWS, block)
 
@@ -63,7 +73,7 @@ def test_four_rows(device, run, columns, terms):
         device.array(size, kind) for size, kind in ((weights.size, "u2"), (values.size, "u2"), (ROWS, "f4"))
     )
     rows.fill(swap_halves(weights.reshape(ROWS, columns)).reshape(-1))
-    x.fill(values)
+    x.fill(swap_pairs(values, start, columns, low))
     nbytes = 2 * (weights.size + values.size) + 4 * ROWS
     run(multiply, (1, block, block), rows, x, start, columns, low, block, sums, shared_bytes=nbytes)
     vector = from_bfloat16(values)[start:]

@@ -9,6 +9,7 @@ from shmemtp.device import (
     as_bits,
     as_float32,
     cos,
+    divide,
     exp,
     float32,
     function,
@@ -120,12 +121,14 @@ def evaluate(x, out):
         out[2 * count + i] = sqrt(x[i])
         out[3 * count + i] = sin(x[i])
         out[4 * count + i] = cos(x[i])
+        out[5 * count + i] = divide(x[i], float32(3))
 
 
 def test_functions(run, device):
     points = np.float32([1e-4, 0.01, 0.3, 1, 2.5, 7, 20])
-    x, out = device.array(points.size, np.float32), device.array(5 * points.size, np.float32)
+    x, out = device.array(points.size, np.float32), device.array(6 * points.size, np.float32)
     x.fill(points)
     run(evaluate, (1, device.warp_size, device.warp_size), x, out)
-    want = [f(p) for f in (lambda p: math.exp(-p), math.log, math.sqrt, math.sin, math.cos) for p in points.tolist()]
+    functions = lambda p: math.exp(-p), math.log, math.sqrt, math.sin, math.cos, lambda p: p / 3
+    want = [f(p) for f in functions for p in points.tolist()]
     np.testing.assert_allclose(out.numpy(), want, rtol=2e-6, atol=2e-6)

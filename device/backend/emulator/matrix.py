@@ -5,7 +5,7 @@ from .meetings import warp_sum
 from .vectors import load_pair, load_vector
 from .words import exp, float32, function, lane_index, local, uint32, warp_size
 
-__all__ = ["attend_granules", "multiply_rows", "multiply_tiles"]
+__all__ = ["attend_granules", "lane_places", "multiply_rows", "multiply_tiles"]
 
 LOWEST = -1e30  # a score below every real one, and far from overflow
 
@@ -20,19 +20,31 @@ def _add_products(w, x, total):
 
 
 @function
-def multiply_rows(rows, at, x, start, columns, low, sums, to):
+def lane_places(columns, low):
+    """A lane finds its columns as it comes to them."""
+    return uint32(0), uint32(0)
+
+
+@function
+def multiply_rows(rows, at, x, start, columns, low, places, sums, to):
     """Four bf16 rows times a bf16 vector, or one of two bf16 terms, into `sums` (warp)."""
     for row in range(4):
         total = float32(0)
         for column in range(8 * lane_index(), columns, 8 * warp_size()):
             w = load_vector(rows, at + row * columns + _swapped(row, column))
-            total = _add_products(w, load_vector(x, start + column), total)
+            total = _add_products(w, _in_order(load_vector(x, start + column)), total)
             if low > 0:
                 behind = start + low + column
-                total = _add_products(w, load_pair(x, behind) + load_pair(x, behind + 4), total)
+                total = _add_products(w, _in_order(load_pair(x, behind) + load_pair(x, behind + 4)), total)
         total = warp_sum(total)
         if lane_index() == 0:
             sums[to + row] = total
+
+
+@function
+def _in_order(words):
+    """Four pairs of a vector, of which the middle two stand in each other's place."""
+    return words[0], words[2], words[1], words[3]
 
 
 @function

@@ -22,6 +22,7 @@ __all__ = [
     "clock",
     "cycles",
     "cos",
+    "divide",
     "exp",
     "float32",
     "function",
@@ -153,6 +154,11 @@ def sqrt(x):
 @function
 def rsqrt(x):
     return float32(1) / math.sqrt(float32(x))
+
+
+@function
+def divide(a, b):
+    return float32(a) / float32(b)
 
 
 @function

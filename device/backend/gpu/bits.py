@@ -26,7 +26,7 @@ def as_bits(typingctx, value):
     return uint32(float32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.IntType(32))
 
 
-_bfloat16_pair = ptx("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", uint32, float32, float32)
+_bfloat16_pair = ptx("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", uint32, float32, float32, pure=True)
 
 
 @function
@@ -34,5 +34,5 @@ def bfloat16_pair(first, second):
     return _bfloat16_pair(float32(first), float32(second))
 
 
-float16_value = ptx("{ .reg .b16 h, u; mov.b32 {h, u}, $1; cvt.f32.f16 $0, h; }", "=f,r", float32, uint32)
-float16_bits = ptx("{ .reg .b16 h; cvt.rn.f16.f32 h, $1; cvt.u32.u16 $0, h; }", "=r,f", uint32, float32)
+float16_value = ptx("{ .reg .b16 h, u; mov.b32 {h, u}, $1; cvt.f32.f16 $0, h; }", "=f,r", float32, uint32, pure=True)
+float16_bits = ptx("{ .reg .b16 h; cvt.rn.f16.f32 h, $1; cvt.u32.u16 $0, h; }", "=r,f", uint32, float32, pure=True)

@@ -9,9 +9,9 @@ from numba.cuda.extending import intrinsic
 
 from .bits import as_bits, as_float32
 from .vectors import load_pair, load_vector, store_pair
-from .words import cuda, float32, function, lane_index, local, uint32
+from .words import cuda, float32, function, int64, lane_index, local, uint32
 
-__all__ = ["multiply_rows", "multiply_tiles"]
+__all__ = ["lane_places", "multiply_rows", "multiply_tiles"]
 
 I32, F32 = ir.IntType(32), ir.FloatType()
 FULL_WARP = 0xFFFFFFFF
@@ -39,36 +39,42 @@ def mma(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
 
 
 @function
-def multiply_rows(rows, at, x, start, columns, low, sums, to):
+def lane_places(columns, low):
+    """Where lane (g, t) has its elements: of each chunk eight that lie side by side in row g / 2, and in the vector."""
+    group, column = lane_index() >> 2, lane_index() & 3
+    row = (group >> 1) * columns + ((group ^ (group >> 1)) & 1) * (CHUNK // 2) + column * 8
+    vector = (group >> 2) * low + ((group >> 1) & 1) * (CHUNK // 2) + column * 8 + (group & 1) * 4
+    return uint32(row), uint32(vector)
+
+
+@function
+def multiply_rows(rows, at, x, start, columns, low, places, sums, to):
     """Four bf16 rows times a bf16 vector, or one of two bf16 terms, into `sums` (warp).
 
     An mma multiplies 16 rows by 8 columns: here each of the four rows is four quarters of a chunk, and the other
     operand's columns are the vector's quarters, those of its low terms behind; the wanted products stand where a
-    quarter meets itself. Which columns make a quarter is free as long as both operands agree: lane (g, t) has eight
-    that lie side by side in row g / 2, of which the first four belong to one quarter, the others to the next one, so
-    that one load of 16 bytes is an operand as it stands, and one of 8 bytes is the other. Odd rows' halves are swapped.
+    quarter meets itself. Which columns make a quarter is free as long as both operands agree: of a lane's eight, pairs
+    0 and 2 belong to one quarter, pairs 1 and 3 to the next one, so that a load of 16 bytes is an operand as it stands,
+    and of a vector where those pairs stand side by side one of 8 bytes is the other. Odd rows' halves are swapped.
     """
     lane = lane_index()
-    group, column = lane >> 2, lane & 3
-    row = uint32(at + (group >> 1) * columns + ((group ^ (group >> 1)) & 1) * (CHUNK // 2) + column * 8)
-    term = start if group < 4 else start + low
-    vector = uint32(term + ((group >> 1) & 1) * (CHUNK // 2) + column * 8 + (group & 1) * 4)
+    row, vector = int64(at + places[0]), int64(start + places[1])
     totals = local(TOTALS, float32)
     for i in range(TOTALS):
         totals[i] = float32(0)
     left = uint32(columns) // uint32(CHUNK)
     while left >= 2 * TOGETHER:  # twice, so that loads of the second half do not wait for the first one's sums
         _multiply_chunks(rows, row, x, vector, TOGETHER, totals)
-        row, vector = uint32(row + TOGETHER * CHUNK), uint32(vector + TOGETHER * CHUNK)
+        row, vector = row + TOGETHER * CHUNK, vector + TOGETHER * CHUNK
         _multiply_chunks(rows, row, x, vector, TOGETHER, totals)
-        row, vector = uint32(row + TOGETHER * CHUNK), uint32(vector + TOGETHER * CHUNK)
+        row, vector = row + TOGETHER * CHUNK, vector + TOGETHER * CHUNK
         left = uint32(left - 2 * TOGETHER)
     if left & TOGETHER:
         _multiply_chunks(rows, row, x, vector, TOGETHER, totals)
-        row, vector = uint32(row + TOGETHER * CHUNK), uint32(vector + TOGETHER * CHUNK)
+        row, vector = row + TOGETHER * CHUNK, vector + TOGETHER * CHUNK
     if left & 2:
         _multiply_chunks(rows, row, x, vector, 2, totals)
-        row, vector = uint32(row + 2 * CHUNK), uint32(vector + 2 * CHUNK)
+        row, vector = row + 2 * CHUNK, vector + 2 * CHUNK
     if left & 1:
         _multiply_chunks(rows, row, x, vector, 1, totals)
     # Lane (g, t) holds rows g and g + 8 of the product, columns 2t and 2t + 1: quarters 2 (g % 2) and on of row g / 2,
@@ -92,11 +98,11 @@ def _multiply_chunks(rows, row, x, vector, chunks, totals):
     for j in range(chunks):
         w[4 * j], w[4 * j + 1], w[4 * j + 2], w[4 * j + 3] = load_vector(rows, row + j * CHUNK)
     for j in range(chunks):
-        v[2 * j], v[2 * j + 1] = load_pair(x, uint32(vector + j * CHUNK))
+        v[2 * j], v[2 * j + 1] = load_pair(x, vector + j * CHUNK)
     for j in range(chunks):
         i, k, t = 4 * j, 2 * j, 4 * (j & 1)
         totals[t], totals[t + 1], totals[t + 2], totals[t + 3] = mma(
-            *(w[i], w[i + 2], w[i + 1], w[i + 3], v[k], v[k + 1]),
+            *(w[i], w[i + 1], w[i + 2], w[i + 3], v[k], v[k + 1]),
             *(totals[t], totals[t + 1], totals[t + 2], totals[t + 3]),
         )
 

@@ -20,6 +20,7 @@ int32, int64, uint16, uint32, uint64, float32 = (
 )
 WARP_SIZE = 32
 FULL_WARP = 0xFFFFFFFF
+LOG2_E = 1.4426950408889634
 POLLS_BETWEEN_CHECKS = 256
 
 
@@ -31,13 +32,13 @@ def kernel(function):
 function = cuda.jit(device=True, forceinline=True)
 
 
-def ptx(text, constraints, result, *arguments):
-    """An intrinsic that is one line of inline PTX over scalars."""
+def ptx(text, constraints, result, *arguments, pure=False):
+    """An intrinsic that is one line of inline PTX over scalars. pure: its result depends on these alone."""
 
     def codegen(context, builder, sig, args):
         returned = ir.VoidType() if result is types.void else context.get_value_type(result)
         kind = ir.FunctionType(returned, [value.type for value in args])
-        value = builder.call(ir.InlineAsm(kind, text, constraints, side_effect=True), args)
+        value = builder.call(ir.InlineAsm(kind, text, constraints, side_effect=not pure), args)
         return context.get_dummy_value() if result is types.void else value
 
     typed = result(*arguments), codegen
@@ -212,9 +213,12 @@ def cycles():
     return _clock64()
 
 
+_exp2 = ptx("ex2.approx.ftz.f32 $0, $1;", "=f,f", float32, float32, pure=True)
+
+
 @function
 def exp(x):
-    return math.exp(float32(x))
+    return _exp2(float32(x) * float32(LOG2_E))
 
 
 @function
@@ -227,7 +231,8 @@ def sqrt(x):
     return math.sqrt(float32(x))
 
 
-rsqrt = ptx("rsqrt.approx.f32 $0, $1;", "=f,f", float32, float32)
+rsqrt = ptx("rsqrt.approx.ftz.f32 $0, $1;", "=f,f", float32, float32, pure=True)
+divide = ptx("div.full.ftz.f32 $0, $1, $2;", "=f,f,f", float32, float32, float32, pure=True)
 
 
 @function

@@ -1,0 +1,43 @@
+"""A product's input in a block's shared memory: uint32, bf16 pairs.
+
+Of every four pairs the middle two stand in each other's place, as `multiply_rows` takes them.
+"""
+
+from .backend import function, lane_index, local, thread_index, uint32
+from .packets import BATCH, BATCH_WORDS, receive_batch, wait_for_packet
+
+
+@function
+def store_packet_pairs(x, base, packet, first, second):
+    """Pairs 2 * `packet` and the next one of the vector that begins at x[base] (thread)."""
+    at = uint32(base + (packet >> 1) * 4 + (packet & 1))
+    x[at], x[at + 2] = first, second
+
+
+@function
+def clear_padding(plan, x, base, first, end):
+    """Zeros in packets first to end - 1 of the vector at x[base] (block).
+
+    They meet weights of 0, and must be numbers.
+    """
+    packet = uint32(first + thread_index())
+    while packet < end:
+        store_packet_pairs(x, base, packet, uint32(0), uint32(0))
+        packet = uint32(packet + plan.block)
+
+
+@function
+def receive_vector(plan, channels, at, words, columns, tag, x, limits, operation):
+    """A published vector of `words` pairs (a multiple of 2) into `x`; zeros up to element `columns` (block)."""
+    data, packets = local(BATCH_WORDS, uint32), uint32(words // 2)
+    at, first = uint32(at), uint32(thread_index())
+    if first - lane_index() < packets:
+        wait_for_packet(channels, at + 4 * (first - lane_index()), tag, limits, operation)
+    while first < packets:
+        receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation, 0)
+        for b in range(BATCH):
+            packet = uint32(first + b * plan.block)
+            if packet < packets:
+                store_packet_pairs(x, 0, packet, data[2 * b], data[2 * b + 1])
+        first = uint32(first + BATCH * plan.block)
+    clear_padding(plan, x, 0, packets, columns // 4)
