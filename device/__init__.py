@@ -54,6 +54,7 @@ from .backend import (
     pause,
     peer,
     prefetch,
+    prefetch_line,
     rsqrt,
     shared,
     sin,

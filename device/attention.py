@@ -34,6 +34,7 @@ from .cache import (
     key_place,
     owns,
     positions_of_part,
+    prefetch_granule,
     value_place,
 )
 from .packets import receive_batch, wait_for_packet
@@ -63,10 +64,11 @@ def attend(plan, cache, channels, scratch, layer, position, step, limits):
         head, part = head_and_part(plan, unit)
         granules = granules_of_part(plan, part, position + 1)
         warps = min(granules, uint32(plan.attending))
+        at = granule_place(plan, layer, head, first_position(plan, part, 0))
+        prefetch_granule(plan, cache, at, warps)  # while the queries are on their way
         count_positions(plan, scratch.counts, part, position)
         receive_heads(plan, cache, channels, scratch, layer, head, part, position, step, limits)
         sync_workers(plan)
-        at = granule_place(plan, layer, head, first_position(plan, part, 0))
         first = uint32(0)
         while first < plan.group:
             some = min(uint32(plan.group - first), uint32(TOGETHER))

@@ -1,7 +1,8 @@
 """The feeder: one thread that keeps the weight stream's ring full, and asks the L2 for what comes next while it is.
 
-`plan.in_flight` batches are under way at a time: what the memory needs to deliver at its full rate (Little's law). More
-of them would only queue up there, and what blocks tell each other would wait behind them: scripts/bench_stream.py.
+`plan.in_flight` batches are under way at a time: what the memory needs to deliver at its full rate (Little's law), or
+one less where waiting for each other takes blocks longer. More of them would only queue up there, and what blocks tell
+each other would wait behind them: scripts/bench_stream.py.
 
 While the workers wait for each other and the ring is full, the memory would stand still. So up to `plan.ahead` batches
 behind the ring's are brought into the L2, one every `plan.ahead_cycles`: a little slower than the memory of an H200

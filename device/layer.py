@@ -17,10 +17,10 @@ from .backend import (
     uint32,
 )
 from .cache import prefetch_cache
-from .matvec import column_parallel, multiply, row_parallel
+from .matvec import down_product, gate_up_product, multiply, o_product, qkv_product
 from .merge import merge_parts
 from .norm import embed, prefetch_norms, receive_hidden, start_residual
-from .projections import publish_activations, publish_heads, receive_between
+from .projections import publish_activations, publish_heads, receive_activations, receive_attention
 from .residual import own_pairs, reduce_residual
 from .rope import load_rotation
 from .trace import ATTENDED, COLUMN_PARALLEL, HIDDEN, INPUT, PUBLISHED, RECEIVED, REDUCED, ROW_PARALLEL, mark
@@ -78,44 +78,67 @@ def begin_token(plan, resident, block, token_id, position):
 
 @function
 def decode_layer(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits):
-    """One transformer layer; x and sums hold its normalised input (block).
+    """One transformer layer; x and sums hold its normalised input, and then the next one's (block).
 
     position: the token's. step: how many layers of how many passes came before, since the memory was made: the
     tag of this one's packets. channels: words by which this PE's blocks tell each other. limits: of every wait.
 
     Attention and MLP have one shape: a column-parallel product, what its rows become, a row-parallel product, and its
-    sum over the PEs. They are one loop so that they share their code: a layer's must fit the instruction cache.
+    sum over the PEs.
     """
     position = anew(position)  # what attention makes of it takes registers, and is soon made again
-    for half in range(2):
-        attention = half == 0
-        sync_workers(plan)
-        mark(plan, block.trace, layer, half, INPUT)
-        multiply(plan, stream, block.x, block.partial, column_parallel(plan, attention))
-        sync_workers(plan)
-        mark(plan, block.trace, layer, half, COLUMN_PARALLEL)
-        prefetch_norms(plan, resident.norms, 2 * layer + half + 1)
-        if attention:
-            publish_heads(plan, channels, block.partial, block.sums, resident.biases, layer, step)
-            # no barrier: attention's scratch lies where x was, and nobody has read that since the product
-            attend(plan, cache, channels, block.scratch, layer, position, step, limits)
-            mark(plan, block.trace, layer, half, ATTENDED)
-            merge_parts(plan, channels, step, limits)
-        else:
-            publish_activations(plan, channels, block.partial, block.sums, step)
-        mark(plan, block.trace, layer, half, PUBLISHED)
-        receive_between(plan, channels, attention, step, block.x_words, limits)
-        sync_workers(plan)
-        mark(plan, block.trace, layer, half, RECEIVED)
-        product = row_parallel(plan, attention)
-        multiply(plan, stream, block.x, block.partial, product)
-        sync_workers(plan)
-        mark(plan, block.trace, layer, half, ROW_PARALLEL)
-        epoch = 2 * step + half
-        reduce_residual(plan, comm, channels, block.partial, product.splits, block.residual, epoch)
-        if not attention:
-            prefetch_cache(plan, cache, layer + 1 if layer + 1 < plan.layers else 0, position + 1)
-        mark(plan, block.trace, layer, half, REDUCED)
-        row = 2 * layer + half + 1
-        receive_hidden(plan, channels, resident.norms, row, epoch, block.x_words, block.sums, limits)
-        mark(plan, block.trace, layer, half, HIDDEN)
+    attention(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits)
+    mlp(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits)
+
+
+@function
+def attention(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits):
+    """The layer's first half (block)."""
+    half, epoch, row = 0, 2 * step, 2 * layer + 1
+    sync_workers(plan)
+    mark(plan, block.trace, layer, half, INPUT)
+    multiply(plan, stream, block.x, block.partial, qkv_product(plan))
+    sync_workers(plan)
+    mark(plan, block.trace, layer, half, COLUMN_PARALLEL)
+    prefetch_norms(plan, resident.norms, row)
+    publish_heads(plan, channels, block.partial, block.sums, resident.biases, layer, step)
+    # no barrier: attention's scratch lies where x was, and nobody has read that since the product
+    attend(plan, cache, channels, block.scratch, layer, position, step, limits)
+    mark(plan, block.trace, layer, half, ATTENDED)
+    merge_parts(plan, channels, step, limits)
+    mark(plan, block.trace, layer, half, PUBLISHED)
+    receive_attention(plan, channels, step, block.x_words, limits)
+    sync_workers(plan)
+    mark(plan, block.trace, layer, half, RECEIVED)
+    multiply(plan, stream, block.x, block.partial, o_product(plan))
+    sync_workers(plan)
+    mark(plan, block.trace, layer, half, ROW_PARALLEL)
+    reduce_residual(plan, comm, channels, block.partial, plan.o_splits, block.residual, epoch)
+    mark(plan, block.trace, layer, half, REDUCED)
+    receive_hidden(plan, channels, resident.norms, row, epoch, block.x_words, block.sums, limits)
+    mark(plan, block.trace, layer, half, HIDDEN)
+
+
+@function
+def mlp(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits):
+    """The layer's second half (block)."""
+    half, epoch, row = 1, 2 * step + 1, 2 * layer + 2
+    sync_workers(plan)
+    mark(plan, block.trace, layer, half, INPUT)
+    multiply(plan, stream, block.x, block.partial, gate_up_product(plan))
+    sync_workers(plan)
+    mark(plan, block.trace, layer, half, COLUMN_PARALLEL)
+    prefetch_norms(plan, resident.norms, row)
+    publish_activations(plan, channels, block.partial, block.sums, step)
+    mark(plan, block.trace, layer, half, PUBLISHED)
+    receive_activations(plan, channels, step, block.x_words, limits)
+    sync_workers(plan)
+    mark(plan, block.trace, layer, half, RECEIVED)
+    multiply(plan, stream, block.x, block.partial, down_product(plan))
+    sync_workers(plan)
+    mark(plan, block.trace, layer, half, ROW_PARALLEL)
+    reduce_residual(plan, comm, channels, block.partial, plan.down_splits, block.residual, epoch)
+    prefetch_cache(plan, cache, layer + 1 if layer + 1 < plan.layers else 0, position + 1)
+    mark(plan, block.trace, layer, half, REDUCED)
+    receive_hidden(plan, channels, resident.norms, row, epoch, block.x_words, block.sums, limits)
+    mark(plan, block.trace, layer, half, HIDDEN)

@@ -38,25 +38,25 @@ def product_of(plan, stages, quads, splits, columns, low):
 
 
 @function
-def column_parallel(plan, attention):
-    """The first product of a layer's half: qkv or gate_up."""
-    if attention:
-        return product_of(
-            *(plan, stages_of(plan, QKV), plan.qkv_local // 2, plan.qkv_splits, plan.qkv_columns, plan.low_terms)
-        )
-    return product_of(
-        *(plan, stages_of(plan, GATE_UP), plan.gate_up_local // 2, plan.gate_up_splits, plan.gate_up_columns),
-        plan.low_terms,
-    )
+def qkv_product(plan):
+    quads, columns = plan.qkv_local // 2, plan.qkv_columns
+    return product_of(plan, stages_of(plan, QKV), quads, plan.qkv_splits, columns, plan.low_terms)
 
 
 @function
-def row_parallel(plan, attention):
-    """The second product of a layer's half: o or down."""
-    quads = plan.hidden_local // 2
-    if attention:
-        return product_of(plan, stages_of(plan, O_PROJ), quads, plan.o_splits, plan.o_columns, 0)
-    return product_of(plan, stages_of(plan, DOWN), quads, plan.down_splits, plan.down_columns, 0)
+def o_product(plan):
+    return product_of(plan, stages_of(plan, O_PROJ), plan.hidden_local // 2, plan.o_splits, plan.o_columns, 0)
+
+
+@function
+def gate_up_product(plan):
+    quads, columns = plan.gate_up_local // 2, plan.gate_up_columns
+    return product_of(plan, stages_of(plan, GATE_UP), quads, plan.gate_up_splits, columns, plan.low_terms)
+
+
+@function
+def down_product(plan):
+    return product_of(plan, stages_of(plan, DOWN), plan.hidden_local // 2, plan.down_splits, plan.down_columns, 0)
 
 
 @function
@@ -99,19 +99,18 @@ def pairs_of(tiles, splits):
 
 
 @function
-def row_pair(partial, pair, quads, splits, most):
-    """The two rows of the block's pair number `pair`: sums of `splits` tiles, at most `most` (thread).
+def row_pair(partial, pair, quads, splits):
+    """The two rows of the block's pair number `pair`: sums of `splits` tiles (thread).
 
-    most: a constant, so that all loads are under way before the first sum.
+    splits: a constant, so that all loads are under way before the first sum.
     """
     upper, lower = float32(0), float32(0)
     quad = uint32(pair >> 1)
     first = uint32(quad // uint32(GROUP) * uint32(GROUP))
     step = uint32(GROUP if quads % GROUP == 0 else min(GROUP, quads - first))  # from a tile of the quad to the next
     start = uint32(TILE_ROWS * (first * splits + (quad - first)) + 2 * (pair & 1))
-    for split in range(most):
-        if split < splits:
-            row = uint32(start + TILE_ROWS * split * step)
-            upper += partial[row]
-            lower += partial[row + 1]
+    for split in range(splits):
+        row = uint32(start + TILE_ROWS * split * step)
+        upper += partial[row]
+        lower += partial[row + 1]
     return upper, lower

@@ -33,7 +33,7 @@ def publish_heads(plan, channels, partial, sums, biases, layer, step):
         pair = block_index() * plan.qkv_local + turn
         if pair < plan.qkv_pairs:
             factor = scale(plan, sums)
-            upper, lower = row_pair(partial, turn, plan.qkv_local // 2, plan.qkv_splits, plan.qkv_splits)
+            upper, lower = row_pair(partial, turn, plan.qkv_local // 2, plan.qkv_splits)
             upper, lower = upper * factor, lower * factor
             if plan.qkv_bias:
                 upper += biases[2 * (layer * plan.qkv_pairs + pair)]
@@ -46,7 +46,7 @@ def publish_heads(plan, channels, partial, sums, biases, layer, step):
 @function
 def gated(plan, partial, number, factor):
     """SwiGLU of the block's pair `number`, a row of the gate and one of the up projection (Shazeer, 2020)."""
-    gate, up = row_pair(partial, number, plan.gate_up_local // 2, plan.gate_up_splits, plan.gate_up_splits)
+    gate, up = row_pair(partial, number, plan.gate_up_local // 2, plan.gate_up_splits)
     gate, up = gate * factor, up * factor
     return divide(gate, float32(1) + exp(-gate)) * up
 
@@ -67,14 +67,21 @@ def publish_activations(plan, channels, partial, sums, step):
 
 
 @function
-def receive_between(plan, channels, attention, step, x, limits):
-    """What stands between a half's two products: attention's outputs or the MLP's activations, into `x` (bf16)."""
-    if attention:
-        at, words, operation = plan.channel_attention, plan.attention_pairs, ATTENTION
-        columns = plan.o_splits * plan.o_columns
-    else:
-        at, words, operation = plan.channel_activation, plan.intermediate // 2, ACTIVATION
-        columns = plan.down_splits * plan.down_columns
+def receive_attention(plan, channels, step, x, limits):
+    """The output projection's input into `x` (bf16): attention's outputs."""
+    at, words = plan.channel_attention, plan.attention_pairs
+    _receive(plan, channels, at, words, plan.o_splits * plan.o_columns, step, x, limits, ATTENTION)
+
+
+@function
+def receive_activations(plan, channels, step, x, limits):
+    """The down projection's input into `x` (bf16): the MLP's activations."""
+    at, words = plan.channel_activation, plan.intermediate // 2
+    _receive(plan, channels, at, words, plan.down_splits * plan.down_columns, step, x, limits, ACTIVATION)
+
+
+@function
+def _receive(plan, channels, at, words, columns, step, x, limits, operation):
     at += 2 * (step & 1) * words
     receive_vector(plan, channels, at, words, columns, uint32(step), x, limits, operation)
 
@@ -90,7 +97,7 @@ def keep_logits(plan, partial, first, pairs, sums, rank, logits, record, at):
     turn = thread_index()
     while turn < pairs:
         number = first + turn
-        upper, lower = row_pair(partial, turn, pairs // 2, plan.lm_head_splits, plan.lm_head_splits)
+        upper, lower = row_pair(partial, turn, pairs // 2, plan.lm_head_splits)
         row = block_index() * plan.lm_head_rows + 2 * number
         for half in range(2):
             value = (upper if half == 0 else lower) * factor

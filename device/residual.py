@@ -33,7 +33,7 @@ def reduce_residual(plan, comm, channels, partial, splits, residual, epoch):
     if plan.pes > 1:
         turn = thread_index()
         while turn < count:
-            upper, lower = row_pair(partial, turn, plan.hidden_local // 2, splits, plan.row_splits)
+            upper, lower = row_pair(partial, turn, plan.hidden_local // 2, splits)
             post_to_all(comm, epoch, FIRST, turn, as_bits(upper), as_bits(lower))
             turn += plan.block
         deliver(comm, epoch, FIRST, count, True)
@@ -53,7 +53,7 @@ def reduce_residual(plan, comm, channels, partial, splits, residual, epoch):
 def sum_over_pes(plan, comm, partial, splits, turn, epoch):
     """The block's pair number `turn` summed over the PEs, in their order (thread)."""
     if plan.pes == 1:
-        return row_pair(partial, turn, plan.hidden_local // 2, splits, plan.row_splits)
+        return row_pair(partial, turn, plan.hidden_local // 2, splits)
     return sum_in_order(plan, comm, turn, epoch)
 
 

@@ -176,7 +176,6 @@ class Plan:
             logits_count=memory.sizes["logits"] // 4,
             x_elements=memory.x_elements,
             low_terms=memory.low_terms,
-            row_splits=max(layout.o.splits, layout.down.splits),
             partial_count=memory.sizes["partial"] // 4,
         )
         for name, product in zip(("qkv", "o", "gate_up", "down", "lm_head"), layout.products, strict=True):

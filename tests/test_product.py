@@ -22,21 +22,25 @@ def test_shape_of_llama_70b_on_8_pes():
 
 
 @pytest.mark.parametrize(
-    ("name", "tp", "stages"),
+    ("name", "tp", "stages", "in_flight"),
     [
-        ("llama-3.1-8b", 1, 44),
-        ("llama-3.1-8b", 2, 48),
-        ("llama-3.1-8b", 8, 48),
-        ("llama-3.1-70b", 1, 32),
-        ("llama-3.1-70b", 8, 44),
+        ("llama-3.1-8b", 1, 44, 3),
+        ("llama-3.1-8b", 2, 48, 3),
+        ("llama-3.1-8b", 4, 48, 3),
+        ("llama-3.1-8b", 8, 48, 2),
+        ("llama-3.1-70b", 1, 32, 3),
+        ("llama-3.1-70b", 8, 44, 3),
     ],
 )
-def test_an_h200_has_room_for_so_many_stages_of_the_ring(name, tp, stages):
-    """What else stands in shared memory must not push them out: four are 16 KiB of weights that hide a wait."""
+def test_an_h200_has_room_for_so_many_stages_of_the_ring(name, tp, stages, in_flight):
+    """What else stands in shared memory must not push them out: four are 16 KiB of weights that hide a wait.
+
+    Where a layer's hops take longer than its weights, fewer are under way: hops are faster then.
+    """
     plan = make_plan(
         model_shape(load_config(name), tp), 4096, multiprocessors=132, shared_limit=227 << 10, block=480, warp=32
     )
-    assert (plan.memory.stages, plan.memory.batch, plan.memory.in_flight) == (stages, 4, 3)
+    assert (plan.memory.stages, plan.memory.batch, plan.memory.in_flight) == (stages, 4, in_flight)
 
 
 @pytest.mark.parametrize(("name", "tp"), [("llama-3.1-8b", 1), ("llama-3.1-8b", 8), ("tiny", 1)])

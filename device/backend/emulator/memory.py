@@ -26,6 +26,7 @@ __all__ = [
     "load_relaxed",
     "peer",
     "prefetch",
+    "prefetch_line",
     "store_relaxed",
     "store_release",
 ]
@@ -199,3 +200,8 @@ def bulk_load(target, to, source, start, nbytes, array, i, once=True):
 @function
 def prefetch(array, i, nbytes):
     """The host's caches need no hint."""
+
+
+@function
+def prefetch_line(array, i):
+    """As `prefetch`."""

@@ -21,6 +21,7 @@ __all__ = [
     "bulk_fence",
     "bulk_load",
     "prefetch",
+    "prefetch_line",
     "sync_threads",
 ]
 
@@ -81,6 +82,7 @@ _bulk_once = ptx(
     uint32,
 )
 _prefetch = ptx("cp.async.bulk.prefetch.L2.global [$0], $1;", "l,r,~{memory}", types.void, uint64, uint32)
+_prefetch_line = ptx("prefetch.global.L1 [$0];", "l,~{memory}", types.void, uint64)
 _fence_proxy = ptx("fence.proxy.async.shared::cta;", "~{memory}", types.void)
 _fence_all_proxies = ptx("fence.proxy.async;", "~{memory}", types.void)
 
@@ -138,3 +140,8 @@ def bulk_load(target, to, source, start, nbytes, array, i, once=True):
 @function
 def prefetch(array, i, nbytes):
     _prefetch(address(array, int64(i)), uint32(nbytes))
+
+
+@function
+def prefetch_line(array, i):
+    _prefetch_line(address(array, int64(i)))
