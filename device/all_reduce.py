@@ -100,7 +100,8 @@ def one_packet_each(lane, kind, source, target, work):
     number = thread_index()
     packet, data = packet_of(work, number), local(lane.shape.pes_twice, uint32)
     at, due = packet * elements_of_packet(kind), packet_of(work, first_of(work, number)) < work.packets
-    sync_block()  # `begin`'s, here where it delays nothing: between `enter` and the hop there is no barrier
+    if not lane.wait:
+        sync_block()  # `begin`'s
     enter(lane)
     if packet_of(work, 0) < work.packets:
         epoch = next_epoch(lane, EXCHANGE)
@@ -110,10 +111,12 @@ def one_packet_each(lane, kind, source, target, work):
                 a, b = load_part(kind, source, 0, at)
             else:
                 a, b = load_only(kind, source, at)
+        if lane.wait:
+            sync_block()  # `record`'s, where it delays nothing: what was loaded is still on its way
+        if due:
             post_to_others(lane, work, epoch, FIRST, number, a, b)
         deliver(lane, epoch, FIRST, count_due(lane, work, 0), True)
-        if not lane.wait:  # else other warps may not yet have read what this overwrites, until `close`
-            record(lane, EXCHANGE, epoch)
+        record(lane, EXCHANGE, epoch)
         if due:
             collect_others(lane, work, epoch, FIRST, number, a, b, data)
             a, b = sum_of_data(kind, data, lane.shape.pes)
@@ -122,8 +125,6 @@ def one_packet_each(lane, kind, source, target, work):
             else:
                 store_only(kind, target, at, a, b)
         close(lane, EXCHANGE, epoch)
-        if lane.wait:
-            record(lane, EXCHANGE, epoch)
 
 
 @function

@@ -156,19 +156,24 @@ def slot_place(lane, epoch, phase, sender, number):
     word that many blocks polled (a barrier's), and their blocks waited four times as long.
     """
     shape = lane.shape
-    row = uint32(((uint32(epoch) & uint32(1)) * uint32(2) + uint32(phase)) * uint32(shape.pes) + uint32(sender))
+    row = uint32(uint32(phase) * uint32(shape.pes) + uint32(sender))
     run = uint32(row * uint32(shape.packets >> RUN_BITS) + uint32(number >> RUN_BITS))
     run = uint32(run * uint32(shape.lanes) + uint32(block_index()))
-    return int64(uint32(run << uint32(RUN_BITS)) | uint32(number & (RUN - 1)))
+    place = uint32(uint32(run << uint32(RUN_BITS)) | uint32(number & (RUN - 1)))
+    parity = uint32(uint32(epoch) & uint32(1))  # last: the epoch may be the last to be known
+    half = 2 * shape.pes * shape.lanes * (shape.packets >> RUN_BITS << RUN_BITS)
+    return int64(uint32(parity * uint32(half) + place))
 
 
 @function
 def line_place(lane, epoch, phase, sender, number):
     """The word of `lines` where the line of a sender's packet `number` begins (thread)."""
     shape = lane.shape
-    row = uint32(((uint32(epoch) & uint32(1)) * uint32(2) + uint32(phase)) * uint32(shape.pes) + uint32(sender))
+    row = uint32(uint32(phase) * uint32(shape.pes) + uint32(sender))
     line = uint32(row * uint32(shape.lines) + uint32(number >> PLACE_BITS))
-    return int64(uint32(line * uint32(shape.lanes) + uint32(block_index()))) * LINE_WORDS
+    line = uint32(line * uint32(shape.lanes) + uint32(block_index()))
+    parity = uint32(uint32(epoch) & uint32(1))
+    return int64(uint32(parity * uint32(2 * shape.pes * shape.lanes * shape.lines) + line)) * LINE_WORDS
 
 
 @function
@@ -187,7 +192,7 @@ def signal_place(comm, phase, sender):
 @function
 def divide_up(count, parts):
     """count / parts, rounded up; their sum below 2^32: a 64-bit division takes long on a GPU."""
-    return int64(uint32(count + parts - 1) // uint32(parts))
+    return uint32(uint32(count + parts - 1) // uint32(parts))
 
 
 Work = namedtuple("Work", "packets part parts in_lines")
@@ -216,9 +221,9 @@ def packet_of(work, number):
     if work.in_lines:
         line = uint32(uint32(number >> PLACE_BITS) * uint32(work.parts) + uint32(work.part))
         place = uint32(number & (PLACES - 1))
-        return work.packets if place == PLACES - 1 else int64(uint32(line * uint32(PLACES - 1) + place))
+        return work.packets if place == PLACES - 1 else uint32(line * uint32(PLACES - 1) + place)
     run = uint32(uint32(number >> RUN_BITS) * uint32(work.parts) + uint32(work.part))
-    return int64(uint32(run << uint32(RUN_BITS)) | uint32(number & (RUN - 1)))
+    return uint32(uint32(run << uint32(RUN_BITS)) | uint32(number & (RUN - 1)))
 
 
 @function

@@ -1,6 +1,6 @@
 """The kernels of bench_collectives and bench_fused: one collective after another, with no launch between them."""
 
-from pace import INPUTS, OUTPUTS, following, stamp
+from pace import INPUTS, OUTPUTS, following, next_place, stamp
 
 from shmemtp.device import (
     all_gather_grid,
@@ -56,12 +56,13 @@ def collective_rounds(shape, comm, source, given, target, taken, count, pace):
     shape: Constants `operation` and `kind`.
     """
     lane = open_lane(comm, local(comm.shape.lane_words, int64))
-    turn, out = int64(0), int64(0)
+    start, to = int64(0), int64(0)
     stamp(pace, 0)
     for part in range(pace.parts):
-        for _ in range(pace.rounds):
-            collective(shape, lane, source, turn * given, target, out * taken, count)
-            turn, out = following(turn, INPUTS), following(out, OUTPUTS)
+        left = uint32(pace.rounds)
+        while left > 0:
+            collective(shape, lane, source, start, target, to, count)
+            start, to, left = next_place(start, given, INPUTS), next_place(to, taken, OUTPUTS), uint32(left - 1)
         stamp(pace, part + 1)
 
 
@@ -128,13 +129,13 @@ def all_reduce_norm_rounds(shape, comm, source, given, residual, weight, target,
     lane = open_lane(comm, local(comm.shape.lane_words, int64))
     sums, words = shared(0, block_size(), float32), int64(shape.words)
     x = shared(4 * block_size() + 4 * (block_size() & 1), words, uint32)
-    turn, hidden = int64(0), int64(shape.hidden)
+    start, hidden = int64(0), int64(shape.hidden)
     stamp(pace, 0)
     for part in range(pace.parts):
-        for _ in range(pace.rounds):
-            at = turn * given
-            all_reduce_norm_grid(lane, shape.kind, source, at, residual, 0, weight, 0, x, hidden, eps, sums)
-            turn = following(turn, INPUTS)
+        left = uint32(pace.rounds)
+        while left > 0:
+            all_reduce_norm_grid(lane, shape.kind, source, start, residual, 0, weight, 0, x, hidden, eps, sums)
+            start, left = next_place(start, given, INPUTS), uint32(left - 1)
         stamp(pace, part + 1)
     for i in range(thread_index(), words, block_size()):
         target[block_index() * words + i] = x[i]
