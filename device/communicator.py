@@ -160,9 +160,8 @@ def slot_place(lane, epoch, phase, sender, number):
     run = uint32(row * uint32(shape.packets >> RUN_BITS) + uint32(number >> RUN_BITS))
     run = uint32(run * uint32(shape.lanes) + uint32(block_index()))
     place = uint32(uint32(run << uint32(RUN_BITS)) | uint32(number & (RUN - 1)))
-    parity = uint32(uint32(epoch) & uint32(1))  # last: the epoch may be the last to be known
     half = 2 * shape.pes * shape.lanes * (shape.packets >> RUN_BITS << RUN_BITS)
-    return int64(uint32(parity * uint32(half) + place))
+    return int64(epoch & 1) * half + int64(place)  # the epoch last: it may be the last to be known
 
 
 @function
@@ -172,8 +171,7 @@ def line_place(lane, epoch, phase, sender, number):
     row = uint32(uint32(phase) * uint32(shape.pes) + uint32(sender))
     line = uint32(row * uint32(shape.lines) + uint32(number >> PLACE_BITS))
     line = uint32(line * uint32(shape.lanes) + uint32(block_index()))
-    parity = uint32(uint32(epoch) & uint32(1))
-    return int64(uint32(parity * uint32(2 * shape.pes * shape.lanes * shape.lines) + line)) * LINE_WORDS
+    return (int64(epoch & 1) * (2 * shape.pes * shape.lanes * shape.lines) + int64(line)) * LINE_WORDS
 
 
 @function

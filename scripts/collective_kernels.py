@@ -56,7 +56,7 @@ def collective_rounds(shape, comm, source, given, target, taken, count, pace):
     shape: Constants `operation` and `kind`.
     """
     lane = open_lane(comm, local(comm.shape.lane_words, int64))
-    start, to = int64(0), int64(0)
+    start, to = uint32(0), uint32(0)
     stamp(pace, 0)
     for part in range(pace.parts):
         left = uint32(pace.rounds)
@@ -129,7 +129,7 @@ def all_reduce_norm_rounds(shape, comm, source, given, residual, weight, target,
     lane = open_lane(comm, local(comm.shape.lane_words, int64))
     sums, words = shared(0, block_size(), float32), int64(shape.words)
     x = shared(4 * block_size() + 4 * (block_size() & 1), words, uint32)
-    start, hidden = int64(0), int64(shape.hidden)
+    start, hidden = uint32(0), int64(shape.hidden)
     stamp(pace, 0)
     for part in range(pace.parts):
         left = uint32(pace.rounds)

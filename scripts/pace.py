@@ -2,7 +2,7 @@
 
 from collections import namedtuple
 
-from shmemtp.device import block_index, clock, function, int64, sync_block, thread_index
+from shmemtp.device import block_index, clock, function, sync_block, thread_index, uint32
 
 Pace = namedtuple("Pace", "parts rounds stamps")
 Pace.__doc__ = """A kernel's argument: `parts` of so many `rounds`; stamps: int64 [blocks, parts + 1], nanoseconds."""
@@ -20,9 +20,9 @@ def stamp(pace, part):
 
 @function
 def next_place(place, each, sets):
-    """Where the set after the one at `place` begins; `sets` take turns, `each` apart, the first one at 0."""
-    after = place + each
-    return int64(0) if after == sets * each else after
+    """Where the set after the one at `place` begins; `sets` take turns, `each` apart, the first one at 0 (uint32)."""
+    after = uint32(place + each)
+    return uint32(0) if after == uint32(sets * each) else after
 
 
 @function
