@@ -2,7 +2,7 @@
 
 from collections import namedtuple
 
-from .backend import float32, function, lane_places, multiply_rows, uint32, uint64
+from .backend import as_float32, float32, function, int64, lane_places, load_vector, multiply_rows, uint32, uint64
 from .sequence import DOWN, GATE_UP, GROUP, O_PROJ, QKV, TILE_ROWS, stages_of
 from .stream import TILE, release_tile, wait_tile
 
@@ -105,12 +105,29 @@ def row_pair(partial, pair, quads, splits):
     splits: a constant, so that all loads are under way before the first sum.
     """
     upper, lower = float32(0), float32(0)
-    quad = uint32(pair >> 1)
-    first = uint32(quad // uint32(GROUP) * uint32(GROUP))
-    step = uint32(GROUP if quads % GROUP == 0 else min(GROUP, quads - first))  # from a tile of the quad to the next
-    start = uint32(TILE_ROWS * (first * splits + (quad - first)) + 2 * (pair & 1))
+    first, step = _rows_of(pair >> 1, quads, splits)
+    first += 2 * (pair & 1)
     for split in range(splits):
-        row = uint32(start + TILE_ROWS * split * step)
-        upper += partial[row]
-        lower += partial[row + 1]
+        upper += partial[first + split * step]
+        lower += partial[first + split * step + 1]
     return upper, lower
+
+
+@function
+def row_quad(partial, quad, quads, splits):
+    """Both pairs of the block's quad number `quad`, as `row_pair` (thread)."""
+    a, b, c, d = float32(0), float32(0), float32(0), float32(0)
+    first, step = _rows_of(quad, quads, splits)
+    for split in range(splits):
+        p, q, r, s = load_vector(partial, first + split * step)
+        a, b, c, d = a + as_float32(p), b + as_float32(q), c + as_float32(r), d + as_float32(s)
+    return a, b, c, d
+
+
+@function
+def _rows_of(quad, quads, splits):
+    """Where a quad's first tile stands in `partial`, and how far it is from a tile to the next (thread)."""
+    quad = uint32(quad)
+    first = uint32(quad // uint32(GROUP) * uint32(GROUP))
+    step = uint32(GROUP if quads % GROUP == 0 else min(GROUP, quads - first))
+    return int64(uint32(TILE_ROWS * (first * splits + (quad - first)))), int64(TILE_ROWS * step)

@@ -25,6 +25,7 @@ from .vector import clear_padding, store_packet_pairs
 from .watch import HIDDEN
 
 MOST_WEIGHTS = 4 * BATCH
+PARTS = 4  # of `scale`'s sum
 
 
 @function
@@ -125,7 +126,10 @@ def start_residual(plan, embedding, token_id, first, count, residual):
 @function
 def scale(plan, sums):
     """1 / rms of the hidden state, which is behind `sums` (thread)."""
-    total = float32(0)
+    parts = local(PARTS, float32)  # added in turn: none waits for the one just before it
+    for part in range(PARTS):
+        parts[part] = float32(0)
     for warp in range(plan.warps):
-        total += sums[warp]
+        parts[warp % PARTS] += sums[warp]
+    total = (parts[0] + parts[1]) + (parts[2] + parts[3])
     return rsqrt(total / float32(plan.true_hidden) + plan.norm_eps)

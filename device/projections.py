@@ -17,7 +17,7 @@ from .backend import (
     uint32,
 )
 from .bfloat16 import pack
-from .matvec import row_pair
+from .matvec import row_pair, row_quad
 from .norm import scale
 from .vector import receive_vector
 from .vote import LOWEST
@@ -44,10 +44,8 @@ def publish_heads(plan, channels, partial, sums, biases, layer, step):
 
 
 @function
-def gated(plan, partial, number, factor):
-    """SwiGLU of the block's pair `number`, a row of the gate and one of the up projection (Shazeer, 2020)."""
-    gate, up = row_pair(partial, number, plan.gate_up_local // 2, plan.gate_up_splits)
-    gate, up = gate * factor, up * factor
+def gated(gate, up):
+    """SwiGLU of a row of the gate and one of the up projection (Shazeer, 2020)."""
     return divide(gate, float32(1) + exp(-gate)) * up
 
 
@@ -59,8 +57,8 @@ def publish_activations(plan, channels, partial, sums, step):
         pair = block_index() * (plan.gate_up_local // 2) + turn
         if pair < plan.intermediate // 2:
             factor = scale(plan, sums)
-            first = gated(plan, partial, 2 * turn, factor)
-            second = gated(plan, partial, 2 * turn + 1, factor)
+            gate, up, next_gate, next_up = row_quad(partial, turn, plan.gate_up_local // 2, plan.gate_up_splits)
+            first, second = gated(gate * factor, up * factor), gated(next_gate * factor, next_up * factor)
             at = (step & 1) * (plan.intermediate // 2) + pair
             store_half(channels, plan.channel_activation + 2 * at, pack(first, second), uint32(step))
         turn += plan.block

@@ -30,14 +30,15 @@ def clear_padding(plan, x, base, first, end):
 def receive_vector(plan, channels, at, words, columns, tag, x, limits, operation):
     """A published vector of `words` pairs (a multiple of 2) into `x`; zeros up to element `columns` (block)."""
     data, packets = local(BATCH_WORDS, uint32), uint32(words // 2)
+    batch = min(BATCH, (words // 2 + plan.block - 1) // plan.block)
     at, first = uint32(at), uint32(thread_index())
     if first - lane_index() < packets:
         wait_for_packet(channels, at + 4 * (first - lane_index()), tag, limits, operation)
     while first < packets:
-        receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation, 0)
-        for b in range(BATCH):
+        receive_batch(channels, at, first, plan.block, packets, tag, data, limits, operation, 0, batch)
+        for b in range(batch):
             packet = uint32(first + b * plan.block)
             if packet < packets:
                 store_packet_pairs(x, 0, packet, data[2 * b], data[2 * b + 1])
-        first = uint32(first + BATCH * plan.block)
+        first = uint32(first + batch * plan.block)
     clear_padding(plan, x, 0, packets, columns // 4)
