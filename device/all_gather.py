@@ -1,9 +1,10 @@
 """All-gather: every PE's elements, in the order of the PEs, on every PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, function, grid_size
-from .communicator import FIRST, goes_in_lines, share
+from .communicator import FIRST
 from .exchange import parts_of
 from .rounds import begin_turn, count_turns, end_turn, enter, is_left, receive_from_each, send_to_all
+from .work import goes_in_lines, share
 
 
 @function

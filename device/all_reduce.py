@@ -10,21 +10,7 @@ written. Grid and block are the same on all PEs.
 """
 
 from .backend import block_index, block_size, function, grid_size, local, sync_block, thread_index, uint32
-from .communicator import (
-    EXCHANGE,
-    FIRST,
-    SECOND,
-    capacity,
-    close,
-    count_due,
-    divide_up,
-    first_of,
-    goes_in_lines,
-    next_epoch,
-    packet_of,
-    record,
-    share,
-)
+from .communicator import EXCHANGE, FIRST, SECOND, close, next_epoch, record
 from .element import elements_of_packet, sum_of_data
 from .exchange import deliver, load_only, load_part, parts_of, store_only, store_part
 from .rounds import (
@@ -41,6 +27,7 @@ from .rounds import (
     send_to_all,
     send_to_each,
 )
+from .work import capacity, count_due, divide_up, first_of, goes_in_lines, packet_of, share
 
 
 @function

@@ -25,22 +25,7 @@ from .backend import (
     thread_index,
     uint32,
 )
-from .communicator import (
-    EXCHANGE,
-    FIRST,
-    SHOWN,
-    begin,
-    close,
-    count_due,
-    finish,
-    is_due,
-    limits_of,
-    next_epoch,
-    packet_of,
-    record,
-    share,
-    step,
-)
+from .communicator import EXCHANGE, FIRST, SHOWN, begin, close, finish, limits_of, next_epoch, record, step
 from .element import (
     add_data,
     add_words,
@@ -53,6 +38,7 @@ from .exchange import collect_others, deliver, post_to_others
 from .packets import BATCH, BATCH_WORDS, receive_batch
 from .sums import block_sum, grid_sum
 from .watch import HIDDEN
+from .work import count_due, is_due, packet_of, share
 
 
 @function

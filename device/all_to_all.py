@@ -1,19 +1,11 @@
 """All-to-all: part p of every PE's elements to rank p. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, block_size, function, grid_size, thread_index
-from .communicator import (
-    FIRST,
-    Work,
-    count_due,
-    divide_up,
-    goes_in_lines,
-    is_due,
-    packet_of,
-    share,
-)
+from .communicator import FIRST
 from .element import elements_of_packet, load_elements, store_elements
 from .exchange import await_greetings, collect_from, deliver, greet, parts_of, post
 from .rounds import begin_turn, count_turns, end_turn, enter, is_left, receive_from_each, send_to_each
+from .work import Work, count_due, divide_up, goes_in_lines, is_due, packet_of, share
 
 
 @function

@@ -12,18 +12,7 @@ A hop takes about 1400 cycles, so what stands before and after it is kept short:
 
 from collections import namedtuple
 
-from .backend import (
-    LINE_THREADS,
-    LINE_WORDS,
-    block_index,
-    block_size,
-    function,
-    int64,
-    sync_block,
-    thread_index,
-    uint32,
-)
-from .element import elements_of_packet
+from .backend import LINE_WORDS, block_index, function, int64, sync_block, thread_index, uint32
 from .watch import Limits
 
 Communicator = namedtuple(
@@ -155,23 +144,23 @@ def slot_place(lane, epoch, phase, sender, number):
     The lanes' runs stand side by side, in few slices of the L2: spread over a megabyte, some lay in the slice of a
     word that many blocks polled (a barrier's), and their blocks waited four times as long.
     """
-    shape = lane.shape
-    row = uint32(uint32(phase) * uint32(shape.pes) + uint32(sender))
-    run = uint32(row * uint32(shape.packets >> RUN_BITS) + uint32(number >> RUN_BITS))
-    run = uint32(run * uint32(shape.lanes) + uint32(block_index()))
-    place = uint32(uint32(run << uint32(RUN_BITS)) | uint32(number & (RUN - 1)))
-    half = 2 * shape.pes * shape.lanes * (shape.packets >> RUN_BITS << RUN_BITS)
-    return int64(epoch & 1) * half + int64(place)  # the epoch last: it may be the last to be known
+    runs = lane.shape.packets >> RUN_BITS  # of a sender
+    run = _place_of(lane.shape, epoch, phase, sender, runs, number >> RUN_BITS)
+    return run << RUN_BITS | number & (RUN - 1)
 
 
 @function
 def line_place(lane, epoch, phase, sender, number):
     """The word of `lines` where the line of a sender's packet `number` begins (thread)."""
-    shape = lane.shape
+    return _place_of(lane.shape, epoch, phase, sender, lane.shape.lines, number >> PLACE_BITS) * LINE_WORDS
+
+
+@function
+def _place_of(shape, epoch, phase, sender, count, number):
+    """This lane's place among all lanes' `number`-th of a sender's `count` (thread)."""
     row = uint32(uint32(phase) * uint32(shape.pes) + uint32(sender))
-    line = uint32(row * uint32(shape.lines) + uint32(number >> PLACE_BITS))
-    line = uint32(line * uint32(shape.lanes) + uint32(block_index()))
-    return (int64(epoch & 1) * (2 * shape.pes * shape.lanes * shape.lines) + int64(line)) * LINE_WORDS
+    place = uint32(uint32(row * uint32(count) + uint32(number)) * uint32(shape.lanes) + uint32(block_index()))
+    return int64(epoch & 1) * (2 * shape.pes * shape.lanes * count) + int64(place)  # the epoch may be known last
 
 
 @function
@@ -185,69 +174,3 @@ def box_place(lane, epoch, phase, sender, number):
 @function
 def signal_place(comm, phase, sender):
     return (phase * comm.shape.pes + sender) * comm.shape.lanes + block_index()
-
-
-@function
-def divide_up(count, parts):
-    """count / parts, rounded up; their sum below 2^32: a 64-bit division takes long on a GPU."""
-    return uint32(uint32(count + parts - 1) // uint32(parts))
-
-
-Work = namedtuple("Work", "packets part parts in_lines")
-Work.__doc__ = """A message's packets, of which a block does part `part` of `parts`: runs of packets, or lines, in turn.
-
-in_lines: the packets' data travel in lines that arrive whole (lines.py), or each packet for itself. The block counts
-its packets by `number`; of each 16 numbers of a line the last one is the tag's.
-"""
-
-
-@function
-def goes_in_lines(lane, kind, count):
-    """Whether a message of so many elements does (block). Asked once: code for both in a loop would slow each."""
-    return count * (8 // elements_of_packet(kind)) >= lane.shape.line_bytes and block_size() & (LINE_THREADS - 1) == 0
-
-
-@function
-def share(kind, count, part, parts, in_lines):
-    """The Work of a block that does part `part` of `parts` of a message of `count` elements (block)."""
-    return Work(divide_up(count, elements_of_packet(kind)), part, parts, in_lines)
-
-
-@function
-def packet_of(work, number):
-    """The message's packet that is the block's `number`-th; `work.packets` or more where there is none (thread)."""
-    if work.in_lines:
-        line = uint32(uint32(number >> PLACE_BITS) * uint32(work.parts) + uint32(work.part))
-        place = uint32(number & (PLACES - 1))
-        return work.packets if place == PLACES - 1 else uint32(line * uint32(PLACES - 1) + place)
-    run = uint32(uint32(number >> RUN_BITS) * uint32(work.parts) + uint32(work.part))
-    return uint32(uint32(run << uint32(RUN_BITS)) | uint32(number & (RUN - 1)))
-
-
-@function
-def capacity(lane, work):
-    """How many numbers of a block's packets an exchange takes (thread)."""
-    return lane.shape.lines << PLACE_BITS if work.in_lines else lane.shape.packets
-
-
-@function
-def is_due(lane, work, begun, number):
-    """Whether an exchange from the block's packet `begun` on has one `number` behind."""
-    first = first_of(work, number)
-    return first < capacity(lane, work) and packet_of(work, begun + first) < work.packets
-
-
-@function
-def first_of(work, number):
-    """The first number of those that are sent together, with `number` among them, or not at all (thread).
-
-    A line's may reach past the message: what is sent there, nobody stores.
-    """
-    return number & -max(PLACES, LINE_THREADS) if work.in_lines else number
-
-
-@function
-def count_due(lane, work, begun):
-    """How many packets, in whole runs and without lines, the block sends in an exchange from `begun` on (thread)."""
-    runs = divide_up(max(0, divide_up(work.packets, RUN) - work.part), work.parts)
-    return min(lane.shape.packets, (runs << RUN_BITS) - begun)

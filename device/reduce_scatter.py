@@ -1,9 +1,9 @@
 """Reduce-scatter: the sum of every PE's elements, a part to each PE. `_block`, `_grid`: see all_reduce.py."""
 
 from .backend import block_index, function, grid_size
-from .communicator import goes_in_lines, share
 from .exchange import parts_of
 from .rounds import begin_turn, count_turns, end_turn, enter, is_left, receive_sum, send_to_each
+from .work import goes_in_lines, share
 
 
 @function

@@ -15,20 +15,10 @@ from .backend import (
     uint32,
     wait_for_prior_kernel,
 )
-from .communicator import (
-    EXCHANGE,
-    FIRST,
-    SECOND,
-    begin,
-    capacity,
-    count_due,
-    is_due,
-    packet_of,
-    read_epochs,
-    record,
-)
+from .communicator import EXCHANGE, FIRST, SECOND, begin, read_epochs, record
 from .element import elements_of_packet, sum_of_data
 from .exchange import deliver, load_part, store_part
+from .work import capacity, count_due, is_due, packet_of
 
 
 @function
