@@ -19,7 +19,7 @@ from .backend import (
 )
 
 GRANULE = 16  # positions that lie together
-LINE = 64  # elements of a line of the multiprocessor's own cache
+CACHE_LINE = 64  # elements of a line of the multiprocessor's own cache
 Cache = namedtuple("Cache", "keys values head_norms")
 Cache.__doc__ = """keys: uint16 bf16 [layers, kv_heads, positions / GRANULE, granule_elements]: a granule lies as tensor
 cores take it, see `key_place`. values: the same, see `value_place`. head_norms: float32 [layers, 2, head_dim], for
@@ -101,8 +101,8 @@ def prefetch_cache(plan, cache, layer, position):
 def prefetch_granule(plan, cache, at, warps):
     """Brings the first granule of each of so many warps closer; the part's first one begins at element `at` (block)."""
     line = uint32(lane_index())
-    while warp_index() < warps and line < plan.granule_elements // LINE:
-        place = at + warp_index() * plan.parts * plan.granule_elements + LINE * line
+    while warp_index() < warps and line < plan.granule_elements // CACHE_LINE:
+        place = at + warp_index() * plan.parts * plan.granule_elements + CACHE_LINE * line
         prefetch_line(cache.keys, place)
         prefetch_line(cache.values, place)
         line = uint32(line + warp_size())

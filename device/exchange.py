@@ -239,5 +239,5 @@ def _await_greeting(lane, epoch, p, limits):
     seen = load_relaxed(lane.signals, at)
     while seen < uint64(epoch) and began != LEAVE:
         polls += 1
-        began = keep_waiting(limits, polls, began, COLLECTIVE, p, at, epoch, seen, 0)
+        began = keep_waiting(limits, polls, began, COLLECTIVE, p, at, epoch, seen)
         seen = load_relaxed(lane.signals, at)

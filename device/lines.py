@@ -1,7 +1,7 @@
 """Data between the same lane of all PEs in lines: 128 bytes that arrive whole, 15 packets' data and one tag.
 
 Where a packet spends half of its bytes on tags, a line spends a sixteenth: for messages that bandwidth bounds. The
-verbs are those of exchange.py; `number` is a packet's among its block's (`communicator.Work`), and LINE_THREADS, on a
+verbs are those of exchange.py; `number` is a packet's among its block's (`work.Work`), and LINE_THREADS, on a
 GPU those of two lines, call together.
 """
 
@@ -69,7 +69,7 @@ def _collect_from_all_but(lane, rank, epoch, phase, number, data):
             return
         polls += 1
         if missing >= 0:
-            began = keep_waiting(limits, polls, began, COLLECTIVE, missing, number, tag, seen, 0)
+            began = keep_waiting(limits, polls, began, COLLECTIVE, missing, number, tag, seen)
         if not all_in_line(began != LEAVE):
             return
 
@@ -87,6 +87,6 @@ def collect_from(lane, epoch, phase, number, p):
             return first, second
         polls += 1
         if found != tag:
-            began = keep_waiting(limits, polls, began, COLLECTIVE, p, number, tag, found, 0)
+            began = keep_waiting(limits, polls, began, COLLECTIVE, p, number, tag, found)
         if not all_in_line(began != LEAVE):
             return first, second

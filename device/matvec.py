@@ -63,10 +63,10 @@ def down_product(plan):
 def multiply(plan, stream, x, partial, product):
     """The block's rows of one matrix times a vector (warp; the block's warps share the tiles).
 
-    x: uint16 bf16 in shared memory, splits * columns, laid out as in vector.py. partial: float32 [stages, TILE_ROWS] in
-    shared memory, gets the rows' sums over each tile's columns; `row_pair` adds a pair's tiles. A stage without a tile
-    is multiplied like the others: nobody reads what becomes of it. The caller's `sync_workers` must stand between
-    writing x and this, and between this and reading `partial`.
+    x: uint16 bf16 in shared memory, splits * columns, as product_input.py has them. partial: float32 [stages,
+    TILE_ROWS] in shared memory, gets the rows' sums over each tile's columns; `row_pair` adds a pair's tiles. A stage
+    without a tile is multiplied like the others: nobody reads what becomes of it. The caller's `sync_workers` must
+    stand between writing x and this, and between this and reading `partial`.
     """
     start, places = start_of(product, stream.state[TILE]), lane_places(product.columns, product.low)
     while stream.state[TILE] < product.stages:
@@ -128,6 +128,6 @@ def row_quad(partial, quad, quads, splits):
 def _rows_of(quad, quads, splits):
     """Where a quad's first tile stands in `partial`, and how far it is from a tile to the next (thread)."""
     quad = uint32(quad)
-    first = uint32(quad // uint32(GROUP) * uint32(GROUP))
+    first = int64(uint32(quad // uint32(GROUP) * uint32(GROUP)))
     step = uint32(GROUP if quads % GROUP == 0 else min(GROUP, quads - first))
     return int64(uint32(TILE_ROWS * (first * splits + (quad - first)))), int64(TILE_ROWS * step)

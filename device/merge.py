@@ -54,7 +54,7 @@ def merge_pairs(plan, channels, pair, step, limits):
     upper, lower = local(MOST_TOGETHER, float32), local(MOST_TOGETHER, float32)
     for k in range(plan.merge_pairs):
         upper[k], lower[k] = float32(0), float32(0)
-    wait_for_packet(channels, at + plan.head_dim * 2, tag, limits, PARTIAL)
+    wait_for_packet(channels, at + row_words - 4, tag, limits, PARTIAL)
     part = uint32(lane_index())
     while part < plan.parts:
         receive_batch(  # the pairs, and what stands behind the row's pairs

@@ -21,7 +21,7 @@ from .backend import (
 )
 from .bfloat16 import high, low, pack, pack_rest
 from .packets import BATCH, BATCH_WORDS, receive_batch, wait_for_packet
-from .vector import clear_padding, store_packet_pairs
+from .product_input import clear_padding, store_packet_pairs
 from .watch import HIDDEN
 
 MOST_WEIGHTS = 4 * BATCH
@@ -54,8 +54,8 @@ def store_normed(plan, weights, packet, first, second, x):
 def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     """Waits for the hidden state of `epoch` and stores it times row `row` of `norms` (block).
 
-    norms: float32 [rows * hidden]. x: uint32, bf16 pairs, [hidden / 2] high terms and as many low ones. sums: float32
-    [warps], for `scale`, which is valid after the next `sync_workers`.
+    norms: float32 [rows * hidden]. x: uint32 (see product_input.py), the high terms, and the low ones from
+    plan.low_terms / 2 on. sums: float32 [warps], for `scale`, which is valid after the next `sync_workers`.
     """
     at = plan.channel_hidden + (epoch & 1) * 2 * plan.hidden_pairs
     packets, squares = uint32(plan.hidden_pairs // 2), float32(0)

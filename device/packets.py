@@ -51,15 +51,13 @@ def receive_batch(words, at, first, stride, count, tag, data, limits, operation,
 
     The channel begins at word `at`. Their data words go to `data`, uint32 [batch, 2]. All loads are in flight together:
     polling packet after packet would pay the memory's latency for each. per_peer: packets from each PE, by which the
-    sender of a missing one is known; 0 where all are this PE's own. batch: a constant. last: where not below 0, the
-    last packet of the batch, whatever would be due.
+    sender of a missing one is known; 0 where all are this PE's own. batch: a constant. last: where not below 0 (it
+    may be unsigned), the last packet of the batch, whatever would be due.
     """
     polls = began = 0
     base = int64(at + 4 * first)
-    first, count = (
-        uint32(first),
-        uint32(count),
-    )  # the packets are counted in 32 bits, what is added to `base` is constant
+    # packets are counted in 32 bits; what is added to `base` is constant
+    first, count = uint32(first), uint32(count)
     while True:
         missing, seen = NONE, uint32(0)
         for b in range(batch):
@@ -84,8 +82,8 @@ def receive_batch(words, at, first, stride, count, tag, data, limits, operation,
 def receive_from_all(plan, words, at, stride, tag, data, limits, operation, but=-1):
     """Waits for one packet of every PE: PE p's stands at word `at` + p * `stride` (thread).
 
-    Their data words go to `data` (uint32, 2 * plan.pes). All loads are in flight together. but: a PE
-    that sends none, and whose words in `data` stay.
+    Their data words go to `data` (uint32, 2 * plan.pes). All loads are in flight together. but: a PE that sends
+    none, and whose words in `data` stay.
     """
     polls = began = 0
     while True:

@@ -19,7 +19,7 @@ from .backend import (
 from .bfloat16 import pack
 from .matvec import row_pair, row_quad
 from .norm import scale
-from .vector import receive_vector
+from .product_input import receive_vector
 from .vote import LOWEST
 from .watch import ACTIVATION, ATTENTION
 
@@ -66,14 +66,14 @@ def publish_activations(plan, channels, partial, sums, step):
 
 @function
 def receive_attention(plan, channels, step, x, limits):
-    """The output projection's input into `x` (bf16): attention's outputs."""
+    """The output projection's input into `x` (see product_input.py): attention's outputs."""
     at, words = plan.channel_attention, plan.attention_pairs
     _receive(plan, channels, at, words, plan.o_splits * plan.o_columns, step, x, limits, ATTENTION)
 
 
 @function
 def receive_activations(plan, channels, step, x, limits):
-    """The down projection's input into `x` (bf16): the MLP's activations."""
+    """The down projection's input into `x` (see product_input.py): the MLP's activations."""
     at, words = plan.channel_activation, plan.intermediate // 2
     _receive(plan, channels, at, words, plan.down_splits * plan.down_columns, step, x, limits, ACTIVATION)
 

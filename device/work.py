@@ -5,7 +5,7 @@ Numbers are of 32 bits where they suffice, and `while` deals out what a block's 
 
 from collections import namedtuple
 
-from .backend import LINE_THREADS, block_size, function, uint32
+from .backend import LINE_THREADS, block_size, function, int64, uint32
 from .communicator import PLACE_BITS, PLACES, RUN, RUN_BITS
 from .element import elements_of_packet
 
@@ -72,5 +72,5 @@ def first_of(work, number):
 @function
 def count_due(lane, work, begun):
     """How many packets, in whole runs and without lines, the block sends in an exchange from `begun` on (thread)."""
-    runs = divide_up(max(0, divide_up(work.packets, RUN) - work.part), work.parts)
+    runs = int64(divide_up(max(0, int64(divide_up(work.packets, RUN)) - work.part), work.parts))
     return min(lane.shape.packets, (runs << RUN_BITS) - begun)

@@ -11,7 +11,7 @@ __all__ = ["SharedMemory", "place"]
 
 MOST_DEPTH = 8  # stages for each warp: more is far beyond what the memory's latency needs
 IN_FLIGHT = 3  # batches under way: with less bytes the memory is not at its full rate, with more it answers late
-LIGHT_LAYER = 640 * 1024  # bytes of a layer for each block: hops take longer than less than that, so one batch fewer
+LIGHT_LAYER = 640 * 1024  # a layer with fewer bytes for each block is bound by its hops, not by the memory's rate
 MOST_ATTENDING = 8  # warps that have a part's positions: each one's results stand in shared memory
 MOST_QUERIES = 8  # device/attention.py: that a warp takes at once
 MBARRIER = 8  # bytes
@@ -138,7 +138,7 @@ class SharedMemory:
     def in_flight(self) -> int:
         """Batches that are under way at the same time."""
         is_light = 2 * self.layout.layer_elements < LIGHT_LAYER * self.layout.grid
-        return min(IN_FLIGHT - is_light, self._batches)
+        return min(IN_FLIGHT - 1 if is_light else IN_FLIGHT, self._batches)
 
     @property
     def short_ring(self) -> bool:

@@ -25,7 +25,7 @@ ROOMS = (
         "device.workers",
     ),
     ("device.communicator", "device.element", "device.packets", "device.request", "device.shmem", "device.stream"),
-    ("device.exchange", "device.lines", "device.sums", "device.vector", "device.vote", "device.work"),
+    ("device.exchange", "device.lines", "device.product_input", "device.sums", "device.vote", "device.work"),
     ("device.rounds",),
     (
         "device.all_gather",
