@@ -3,7 +3,8 @@
 
 from .all_gather import all_gather_block, all_gather_grid
 from .all_reduce import all_reduce_block, all_reduce_grid
-from .all_reduce_norm import all_reduce_norm_block, all_reduce_norm_grid, all_reduce_norm_shares
+from .all_reduce_norm import all_reduce_norm_block, all_reduce_norm_cluster
+from .all_reduce_norm_grid import all_reduce_norm_grid, load_part, store_part
 from .all_to_all import all_to_all_block, all_to_all_grid, all_to_all_v_block, all_to_all_v_grid
 from .backend import (
     NAME,
@@ -27,6 +28,8 @@ from .backend import (
     bulk_fence,
     bulk_load,
     clock,
+    cluster_rank,
+    cluster_size,
     cos,
     cycles,
     divide,
@@ -56,6 +59,7 @@ from .backend import (
     prefetch,
     prefetch_line,
     rsqrt,
+    send_pair,
     shared,
     sin,
     sqrt,
@@ -67,6 +71,7 @@ from .backend import (
     store_relaxed,
     store_release,
     sync_block,
+    sync_cluster,
     sync_threads,
     sync_warp,
     thread_index,
@@ -81,6 +86,7 @@ from .backend import (
     warp_sum,
 )
 from .broadcast import broadcast_block, broadcast_grid
+from .cluster import open_box
 from .communicator import Communicator, limits_of, open_lane
 from .element import BFLOAT16, FLOAT16, FLOAT32, INT32
 from .grid import barrier_all_block, barrier_all_grid, sync_grid

@@ -2,43 +2,32 @@
 
 hidden = residual + the sum over the PEs of source, rounded to the element's kind; residual = hidden; the result is
 hidden / sqrt(mean(hidden^2) + eps) * weight (Zhang & Sennrich, 2019). Sums are float32, the PEs' in their order, so
-that every PE has the same bits. `_block`: one block does a vector alone, in one hop. `_shares`: all blocks share the
-vector, and tell each other the sums of their squares by packets: a second hop, which costs less than a barrier.
-`_grid`: they show each other their parts of hidden itself, and each block has the whole result.
+that every PE has the same bits. `_block`: one block does a vector alone. `_cluster`: the blocks of a cluster share it,
+and tell each other the sums of their squares. A whole grid: all_reduce_norm_grid.py.
 
 A thread keeps its packets of hidden times weight in registers, `lane.shape.kept` at most. Weights are asked for while
 the PEs' data are on their way. Vectors are whole packets, 8 bytes each, at multiples of 8 bytes.
 """
 
 from .backend import (
-    block_index,
     block_size,
+    cluster_rank,
     float32,
     function,
-    grid_size,
     load_pair,
     local,
     rsqrt,
-    store_packet,
     store_pair,
     sync_block,
     thread_index,
     uint32,
 )
-from .communicator import EXCHANGE, FIRST, SHOWN, begin, close, finish, limits_of, next_epoch, record, step
-from .element import (
-    add_data,
-    add_words,
-    elements_of_packet,
-    rounded_sums,
-    values_of,
-    words_of,
-)
+from .cluster import cluster_sum, end_turn
+from .communicator import EXCHANGE, FIRST, close, next_epoch, record
+from .element import add_data, add_words, elements_of_packet, rounded_sums, values_of, words_of
 from .exchange import collect_others, deliver, post_to_others
-from .packets import BATCH, BATCH_WORDS, receive_batch
-from .sums import block_sum, grid_sum
-from .watch import HIDDEN
-from .work import count_due, is_due, packet_of, share
+from .sums import block_sum
+from .work import count_due, packet_of, share
 
 
 @function
@@ -58,45 +47,20 @@ def all_reduce_norm_block(lane, kind, source, start, residual, at, weight, of, t
 
 
 @function
-def all_reduce_norm_shares(lane, kind, source, start, residual, at, weight, of, target, to, count, eps, sums):
-    """`all_reduce_norm_block` by all blocks, each of which does a share: of target, too (grid).
+def all_reduce_norm_cluster(
+    lane, kind, source, start, residual, at, weight, of, target, to, count, eps, sums, box, blocks
+):
+    """`all_reduce_norm_block` by the blocks of a cluster, each of which does a share: of target, too (cluster).
 
-    They tell each other a number each, the sum of their squares. count: as there, of a block's share. At most a block
-    for each 8 packets of the vector, and as many in every call with this communicator.
+    count: as there, of a block's share. box: of `blocks` pairs (see cluster.py). blocks: of a cluster, a constant.
     """
-    products, work = local(lane.shape.kept_values, float32), share(kind, count, block_index(), grid_size(), False)
+    products, work = local(lane.shape.kept_values, float32), share(kind, count, cluster_rank(), blocks, False)
     inverse = float32(1) / float32(count)
     squares = add_share(lane, kind, source, start, residual, at, weight, of, work, products)
-    squares = grid_sum(lane, block_sum(lane, squares, sums))
+    squares = cluster_sum(box, block_sum(lane, squares, sums), blocks)
     store_scaled(lane, kind, work, products, rsqrt(squares * inverse + eps), target, to, elements_of_packet(kind))
-    finish(lane, SHOWN, next_epoch(lane, SHOWN))
-
-
-@function
-def all_reduce_norm_grid(lane, kind, source, start, residual, at, weight, of, x, count, eps, sums):
-    """One vector by all blocks, each of which has the whole result in the end: in its own `x` (grid).
-
-    As `all_reduce_norm_block`, but x: uint32 in shared memory, at a multiple of 8 bytes, the elements' bits, two words
-    for each packet. Each block adds its share into residual. At most a block for each 8 packets of the vector, and as
-    many in every call with this communicator.
-    """
-    weights, products = local(lane.shape.kept_words, uint32), local(lane.shape.kept_values, float32)
-    begun, inverse = 0, float32(1) / float32(count)
-    work, all = share(kind, count, block_index(), grid_size(), False), share(kind, count, 0, 1, False)
-    while begun == 0 or packet_of(work, begun) < work.packets:
-        if begun > 0:
-            close(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
-        post_share(lane, kind, source, start, work, begun)
-        if begun == 0:
-            load_kept(lane, kind, weight, of, all, weights)
-            record(lane, SHOWN, next_epoch(lane, SHOWN))
-        show_share(lane, kind, source, start, residual, at, work, begun)
-        begun += lane.shape.packets
-    sync_block()  # where this block's share has come the others' have, or soon will: until then none is polled for
-    squares = block_sum(lane, receive_hidden(lane, kind, work.packets, weights, products), sums)
-    step(lane, EXCHANGE, next_epoch(lane, EXCHANGE))
-    store_scaled(lane, kind, all, products, rsqrt(squares * inverse + eps), x, 0, 2)
-    close(lane, SHOWN, next_epoch(lane, SHOWN))
+    sync_block()
+    end_turn(box)
 
 
 @function
@@ -172,49 +136,3 @@ def add_to(lane, kind, epoch, number, own, old):
     add_data(kind, data, lane.shape.pes, sums)
     add_words(kind, old[0], old[1], sums)
     return rounded_sums(kind, sums)
-
-
-@function
-def post_share(lane, kind, source, start, work, begun):
-    """An exchange of the block's packets from number `begun` on, as far as they are sent (block)."""
-    each, epoch, number = elements_of_packet(kind), begin(lane, EXCHANGE), thread_index()
-    while is_due(lane, work, begun, number):
-        a, b = load_pair(source, start + packet_of(work, begun + number) * each)
-        post_to_others(lane, epoch, FIRST, number, a, b)
-        number += block_size()
-    deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
-    record(lane, EXCHANGE, epoch)
-
-
-@function
-def show_share(lane, kind, source, start, residual, at, work, begun):
-    """The rest of it: its packets added into residual and shown to all blocks of this PE (block).
-
-    The caller ends the exchange.
-    """
-    each, number = elements_of_packet(kind), thread_index()
-    epoch, shown = next_epoch(lane, EXCHANGE), next_epoch(lane, SHOWN)
-    while is_due(lane, work, begun, number):
-        packet = packet_of(work, begun + number)
-        own, old = load_pair(source, start + packet * each), load_pair(residual, at + packet * each)
-        a, b = add_to(lane, kind, epoch, number, own, old)
-        word = 4 * ((shown & 1) * lane.shape.hidden_packets + packet)
-        store_packet(lane.hidden, word, a, uint32(shown), b, uint32(shown))
-        store_pair(residual, at + packet * each, a, b)
-        number += block_size()
-
-
-@function
-def receive_hidden(lane, kind, packets, weights, products):
-    """The thread's packets of what all blocks showed, times weights; returns their squares' sum (block)."""
-    data, limits, epoch = local(BATCH_WORDS, uint32), limits_of(lane), next_epoch(lane, SHOWN)
-    at = 4 * (epoch & 1) * lane.shape.hidden_packets
-    squares = float32(0)
-    for turn in range(lane.shape.kept // BATCH):
-        first = thread_index() + turn * BATCH * block_size()
-        for n in range(BATCH_WORDS):
-            data[n] = uint32(0)  # what is not there adds nothing, without a branch
-        receive_batch(lane.hidden, at, first, block_size(), packets, uint32(epoch), data, limits, HIDDEN, 0)
-        for b in range(BATCH):
-            squares += keep_product(kind, turn * BATCH + b, data[2 * b], data[2 * b + 1], weights, products)
-    return squares

@@ -6,7 +6,7 @@ likewise.
 
 from .all_gather import all_gather_grid
 from .all_reduce import all_reduce_grid
-from .all_reduce_norm import all_reduce_norm_block, all_reduce_norm_shares
+from .all_reduce_norm import all_reduce_norm_block, all_reduce_norm_cluster
 from .all_to_all import all_to_all_grid
 from .backend import (
     block_index,
@@ -19,9 +19,12 @@ from .backend import (
     local,
     shared,
     start_next_kernel,
+    uint32,
+    uint64,
     wait_for_prior_kernel,
 )
 from .broadcast import broadcast_grid
+from .cluster import open_box
 from .communicator import prepare_lane, read_epochs
 from .reduce_scatter import reduce_scatter_grid
 
@@ -86,9 +89,15 @@ def all_reduce_norm_rows(call, comm, source, start, target, to, residual, at, we
 
 
 @kernel
-def all_reduce_norm_vector(call, comm, source, start, target, to, residual, at, weight, of, count, eps):
-    """One vector of `count` elements, by all blocks."""
+def all_reduce_norm_clusters(call, comm, source, start, target, to, residual, at, weight, of, count, rows, eps):
+    """Vectors of `count` elements, each by a cluster of `call.blocks` blocks, of which there are `rows`: for few."""
+    words, barriers = shared(16, 4 * call.blocks, uint32), shared(0, 2, uint64)
+    sums = shared(16 + 16 * call.blocks, block_size(), float32)
+    box = open_box(words, barriers, local(1, int64))
     lane = _wait_with_lane(comm, local(comm.shape.lane_words, int64))
     read_epochs(lane)
-    sums = shared(0, block_size(), float32)
-    all_reduce_norm_shares(lane, call.kind, source, start, residual, at, weight, of, target, to, count, eps, sums)
+    i = block_index() // call.blocks * count
+    all_reduce_norm_cluster(
+        *(lane, call.kind, source, start + i, residual, at + i, weight, of, target, to + i, count, eps),
+        *(sums, box, call.blocks),
+    )

@@ -23,15 +23,16 @@ Communicator.__doc__ = """A kernel's argument, made by `PE.communicator`, which 
 shape: Constants: `rank` (this PE's in the team, known when a kernel is compiled, which then has no branches about its
 own packets), `pes` (pes_twice is 2 * pes), `lane_words` (2), `lanes`, `packets` (of a lane and sender in an exchange, a
 multiple of RUN), `lines` (likewise, of 15 packets each), `put` (NVSHMEM's put_signal in place of packets),
-`two_shot_bytes` and `line_bytes` (longer messages go in two shots, in lines), `hidden_packets`, `kept` (of them by a
-thread; kept_words is 2 * kept, kept_values 4 * kept), `warp_turns` (in which a warp reads a word of each).
+`two_shot_bytes` and `line_bytes` (longer messages go in two shots, in lines), `hidden_packets` (of a vector that is
+normalised), `kept` (of them by a thread; kept_words is 2 * kept, kept_values 4 * kept), `warp_turns` (in which a warp
+reads a word of each).
 rank: the same, as a number. distances: a table, heap distances by rank; pes: int64 [pes], world numbers.
 slots, lines, inbox, outbox, signals: symmetric. uint32 [2 parities, 2 phases, senders, packets / RUN, lanes, RUN, 4
 words], uint32 [2 parities, 2 phases, senders, lines, lanes, LINE_WORDS], uint32 [2 parities, 2 phases,
 senders, lanes, packets, 2 words], uint32 [receivers, lanes, packets, 2 words], uint64 [PHASES, senders, lanes].
-hidden: uint32 [2 parities, hidden_packets, 4 words], what this PE's blocks tell each other.
-epochs: int64 [2 * lanes + 1]: each lane's next exchange, each lane's next `hidden`, what `sync_grid` counts blocks
-with. watch: the limit of waits.
+hidden: symmetric, uint32 [2 parities, senders, hidden_packets, 4 words]: vectors that all blocks of a PE read.
+epochs: int64 [2 * lanes + 1]: each lane's next exchange, each lane's next `hidden`, what `sync_grid` counts
+blocks with. watch: the limit of waits.
 """
 Lane = namedtuple("Lane", "shape rank distances pes slots lines inbox outbox signals hidden epochs watch epoch_of wait")
 Lane.__doc__ = """The communicator as a block's kernel opened it. epoch_of: its next epochs, at hand. wait: they are not
@@ -43,7 +44,7 @@ RUN_BITS = 3
 RUN = 1 << RUN_BITS  # packets that stand and are dealt together: a line of the cache
 PLACE_BITS = 4
 PLACES = 1 << PLACE_BITS  # in a line that arrives whole: each a packet's data, but for the last, its tag
-EXCHANGE, SHOWN = range(2)  # what a lane counts: its exchanges, and the vectors that a PE's blocks showed each other
+EXCHANGE, SHOWN = range(2)  # what a lane counts: its exchanges, and the vectors in `hidden`
 
 
 @function
@@ -169,6 +170,13 @@ def box_place(lane, epoch, phase, sender, number):
     shape = lane.shape
     row = (((epoch & 1) * 2 + phase) * shape.pes + sender) * shape.lanes + block_index()
     return row * shape.packets + number
+
+
+@function
+def hidden_place(lane, shown, sender, packet):
+    """The word of `hidden` where packet `packet` of a sender's vector begins (thread)."""
+    row = (shown & 1) * lane.shape.pes + sender
+    return 4 * (row * lane.shape.hidden_packets + packet)
 
 
 @function

@@ -11,7 +11,7 @@ import numpy as np
 from contest import BLOCKS, Contest
 from inputs import STORED
 from norm_vectors import EPS, ROUNDING
-from options import one_of, parser, sizes, start
+from options import number, one_of, parser, sizes, start
 from report import Report, Row
 
 import shmemtp
@@ -19,6 +19,7 @@ from shmemtp.channel import KEPT
 from shmemtp.communicator import MOST_HIDDEN
 from shmemtp.errors import InputError
 
+CLUSTERS = {"gpu": 4, "emulator": 2}  # blocks of one where no flag says it
 ALGORITHMS = ("one-shot", "one-shot-put")  # a vector goes in one shot
 
 
@@ -26,6 +27,7 @@ def parse(argv):
     flags = parser(__doc__, tuple(ROUNDING), minbytes=8 << 10, maxbytes=8 << 10, stepfactor=2, datatype="bfloat16")
     algorithms = one_of(("auto", *ALGORITHMS))
     flags.add_argument("--algorithm", type=algorithms, metavar="A,B", help="one-shot, one-shot-put, auto (all)")
+    flags.add_argument("--cluster", type=number(1), metavar="N", help="blocks of a kernel's clusters, at most 8")
     options = flags.parse_args(argv)
     hidden = [nbytes // np.dtype(STORED[options.datatype]).itemsize for nbytes in sizes(options)]
     if hidden[-1] > MOST_HIDDEN or hidden[0] < 1:
@@ -45,19 +47,28 @@ def threads_for(pe, nbytes):
     return min(BLOCKS[pe.backend], max(256, nbytes // (8 * KEPT)))
 
 
+def launch_for(contest, comm, hidden, nbytes, cluster):
+    """(blocks, threads): as many clusters as the devices have room for."""
+    block = threads_for(contest.pe, nbytes)
+    clusters = contest.kernels.norm_clusters(comm, hidden, block, cluster)
+    return cluster * min(clusters, most_blocks(nbytes) // cluster), block
+
+
 def rows(contest, hidden):
     """All contenders, for vectors of so many elements."""
     pe, options = contest.pe, contest.options
     nbytes = hidden * np.dtype(STORED[options.datatype]).itemsize
     common = ("all_reduce_norm", nbytes, hidden, options.datatype, "sum", 2 * (pe.size - 1) / pe.size)
-    grid, block = options.launch or (min(pe.device.multiprocessors, most_blocks(nbytes)), threads_for(pe, nbytes))
+    cluster = options.cluster or min(CLUSTERS[pe.backend], most_blocks(nbytes))
     for algorithm in contest.algorithms:
         if algorithm == "auto":
             continue  # in a kernel that is one of the others
-        comm = contest.communicator(algorithm, grid)
-        row = Row(*common, f"kernel, {algorithm}", launch=f"{grid}x{block}", note="" if comm else "no P2P reach")
+        comm = contest.communicator(algorithm, (hidden, "kernel"))
+        row = Row(*common, f"kernel, {algorithm}", note="" if comm else "no P2P reach")
         if comm:
-            row.times, row.wrong = contest.kernels.all_reduce_norm(comm, hidden, grid, block)
+            grid, block = options.launch or launch_for(contest, comm, hidden, nbytes, cluster)
+            row.launch = f"{grid}x{block}, clusters of {cluster}"
+            row.times, row.wrong = contest.kernels.all_reduce_norm(comm, hidden, grid, block, cluster)
         yield row
     if options.launches:
         for algorithm in contest.algorithms:

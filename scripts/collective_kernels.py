@@ -18,14 +18,18 @@ from shmemtp.device import (
     grid_size,
     int64,
     kernel,
+    load_part,
     load_relaxed,
     local,
+    open_box,
     open_lane,
     peer,
     reduce_scatter_grid,
     shared,
     signal,
+    store_part,
     store_relaxed,
+    sync_block,
     thread_index,
     uint32,
     uint64,
@@ -124,18 +128,25 @@ def tell_next(lane, words, value):
 def all_reduce_norm_rounds(shape, comm, source, given, residual, weight, target, eps, pace):
     """Every block has the normalised vector at the end of a round, and writes the last one to its row of target.
 
-    shape: Constants `kind`, `hidden` and `words`, of a vector in shared memory; target: uint32 [blocks, words].
+    shape: Constants `kind`, `hidden`, `words`, of a vector in shared memory, and `blocks` of a cluster. residual: of
+    the elements' type [1 + clusters, hidden], as it was, and as each cluster leaves it. target: uint32 [blocks, words].
     """
     lane = open_lane(comm, local(comm.shape.lane_words, int64))
-    sums, words = shared(0, block_size(), float32), int64(shape.words)
-    x = shared(4 * block_size() + 4 * (block_size() & 1), words, uint32)
-    start, hidden = uint32(0), int64(shape.hidden)
+    words, hidden, blocks, start = int64(shape.words), int64(shape.hidden), shape.blocks, uint32(0)
+    x, own = shared(16, words, uint32), shared(16 + 4 * words, words, uint32)
+    received, sums = shared(16 + 8 * words, 2 * words, uint32), shared(16 + 16 * words, block_size(), float32)
+    box = open_box(received, shared(0, 2, uint64), local(1, int64))
+    load_part(shape.kind, residual, 0, hidden, blocks, own)
+    sync_block()
     stamp(pace, 0)
     for part in range(pace.parts):
         left = uint32(pace.rounds)
         while left > 0:
-            all_reduce_norm_grid(lane, shape.kind, source, start, residual, 0, weight, 0, x, hidden, eps, sums)
+            all_reduce_norm_grid(
+                *(lane, shape.kind, source, start, own, weight, 0, x, hidden, eps, sums, box, blocks),
+            )
             start, left = next_place(start, given, INPUTS), uint32(left - 1)
         stamp(pace, part + 1)
+    store_part(shape.kind, residual, (1 + block_index() // blocks) * hidden, hidden, blocks, own)
     for i in range(thread_index(), words, block_size()):
         target[block_index() * words + i] = x[i]

@@ -26,9 +26,9 @@ class Contest:
         self.kernels, self.calls = KernelRounds(pe, options), HostCalls(pe, options, self.contenders)
         self._communicators = {}
 
-    def communicator(self, algorithm, grid=None):
-        """None where the algorithm cannot run here and nobody asked for it. grid: of launches that have it alone."""
-        key = algorithm, grid
+    def communicator(self, algorithm, user=None):
+        """None where the algorithm cannot run here and nobody asked for it. user: who has it alone."""
+        key = algorithm, user
         if key not in self._communicators:
             lanes = max(128, self.pe.device.multiprocessors, (self.options.launch or (0,))[0])
             try:

@@ -59,18 +59,32 @@ class KernelRounds:
             times = self._time(kernels.barrier_rounds, grid, block, args, comm)
         return times, self._pe.comm.allreduce(int(wrong_seen.numpy().sum()))
 
-    def all_reduce_norm(self, comm, hidden, grid, block):
-        vectors = Vectors(self._type, hidden, self._pe.size)
-        source, given = self._sets([each[self._pe.rank] for each in vectors.inputs])
-        residual, weight = self._filled(vectors.residual), self._filled(vectors.weight)
-        words = 2 * -(-hidden * residual.dtype.itemsize // 8)
-        target = self._pe.device.array(grid * words, np.uint32)
-        shape = self._shape(kind=KINDS[self._type], hidden=hidden, words=words)
-        args = (shape, comm.argument, source, given, residual, weight, target, np.float32(EPS), Pace)
-        shared_bytes = 4 * (block + block % 2 + words)
-        times = self._time(kernels.all_reduce_norm_rounds, grid, block, args, comm, shared_bytes)
+    def all_reduce_norm(self, comm, hidden, grid, block, cluster):
+        """Also checks that all clusters have the same residual. cluster: blocks of one."""
+        vectors, clusters = Vectors(self._type, hidden, self._pe.size), grid // cluster
+        args, residual, target = self._norm(comm, vectors, grid, cluster)
+        options = dict(shared_bytes=16 + 4 * target.nbytes // grid + 4 * block, cluster=cluster)
+        times = self._time(kernels.all_reduce_norm_rounds, grid, block, args, comm, **options)
         found = target.numpy().view(residual.dtype).reshape(grid, -1)[:, :hidden]
-        return times, self._pe.comm.allreduce(vectors.wrong(self._kernels.rounds, residual.numpy(), found))
+        left = residual.numpy().reshape(1 + clusters, hidden)[1:]
+        return times, self._pe.comm.allreduce(vectors.wrong(self._kernels.rounds, left, found))
+
+    def norm_clusters(self, comm, hidden, block, cluster):
+        """How many clusters of so many blocks `all_reduce_norm` can have on every PE's device."""
+        args, _, _ = self._norm(comm, Vectors(self._type, hidden, self._pe.size), cluster, cluster)
+        most = self._kernels.most_clusters(kernels.all_reduce_norm_rounds, args, cluster, block)
+        return min(self._pe.comm.allgather(most))
+
+    def _norm(self, comm, vectors, grid, cluster):
+        """The kernel's arguments, and among them the residual and the target."""
+        source, given = self._sets([each[self._pe.rank] for each in vectors.inputs])
+        residual = self._filled(np.tile(vectors.residual, 1 + grid // cluster))
+        hidden = len(vectors.residual)
+        words = 2 * -(-hidden * residual.dtype.itemsize // 8)
+        target, weight = self._pe.device.array(grid * words, np.uint32), self._filled(vectors.weight)
+        shape = self._shape(kind=KINDS[self._type], hidden=hidden, words=words, blocks=cluster)
+        args = (shape, comm.argument, source, given, residual, weight, target, np.float32(EPS), Pace)
+        return args, residual, target
 
     def _shape(self, **fields):
         """The same record for the same fields: on a GPU, each is a machine code."""
@@ -97,8 +111,8 @@ class KernelRounds:
         elements[:, : len(sets[0])] = sets
         return self._filled(elements), apart
 
-    def _time(self, kernel, grid, block, args, comm, shared_bytes=0):
-        return self._kernels.time(kernel, grid, block, args, comm.check, shared_bytes=shared_bytes)
+    def _time(self, kernel, grid, block, args, comm, **options):
+        return self._kernels.time(kernel, grid, block, args, comm.check, **options)
 
     def _wrong(self, target, apart, expected):
         """Of the last rounds, on all PEs."""

@@ -22,23 +22,20 @@ class Kernels:
         """Of one launch in all."""
         return self._parts * self._iters
 
-    def time(self, kernel, grid, block, args, check, warp=1, shared_bytes=0, pes=None):
+    def time(self, kernel, grid, block, args, check, warp=1, shared_bytes=0, cluster=None, pes=None):
         """Microseconds of a round, for each timed part (float64 [repeats]): of the last block, on the slowest PE.
 
         args: the kernel's, with `Pace` in the place of its own. check(): raises if a wait of it ran out. warp: the
-        emulator's. pes: how many PEs run it (None: all). Collective over all.
+        emulator's. cluster: blocks of one. pes: how many PEs run it (None: all). Collective over all.
         """
         if pes is not None and self._pe.rank >= pes:
             self._pe.barrier()
             return _slowest(self._pe, np.zeros(self._parts - self._untimed))
         device = self._pe.device
-        stamps = device.array(grid * (self._parts + 1), np.int64)
-        args = [Pace(self._parts, self._iters, stamps) if arg is Pace else arg for arg in args]
-        key = (kernel, *map(_kind, args))
-        if key not in self._compiled:
-            self._compiled[key] = device.compile(kernel, args, block=MOST_THREADS)
+        compiled, args, stamps = self._compile(kernel, args, grid)
         self._pe.barrier()  # all have compiled it
-        launch = device.launch(self._compiled[key], grid, block, args, shared_bytes=shared_bytes, warp=warp)
+        options = dict(shared_bytes=shared_bytes, warp=warp, cluster=cluster)
+        launch = device.launch(compiled, grid, block, args, **options)
         while not launch.done():
             self._pe.watchdog.check()
             time.sleep(0.0002)
@@ -46,6 +43,20 @@ class Kernels:
         check()
         ended = stamps.numpy().reshape(grid, -1).max(0)
         return _slowest(self._pe, np.diff(ended)[self._untimed :] / self._iters / 1e3)
+
+    def most_clusters(self, kernel, args, cluster, block):
+        """How many clusters of so many blocks this PE's device can run of the kernel at once, one for each core."""
+        compiled, _, _ = self._compile(kernel, args, 1)
+        return self._pe.device.most_clusters(compiled, cluster, block)
+
+    def _compile(self, kernel, args, grid):
+        """(the machine code, the arguments with a `Pace`, its stamps)."""
+        stamps = self._pe.device.array(grid * (self._parts + 1), np.int64)
+        args = [Pace(self._parts, self._iters, stamps) if arg is Pace else arg for arg in args]
+        key = (kernel, *map(_kind, args))
+        if key not in self._compiled:
+            self._compiled[key] = self._pe.device.compile(kernel, args, block=MOST_THREADS)
+        return self._compiled[key], args, stamps
 
 
 def _kind(value):

@@ -14,12 +14,12 @@ from .kernels import wait_for
 if TYPE_CHECKING:
     from .runtime import PE, Team
 
-__all__ = ["NORM_GRID", "Calls"]
+__all__ = ["CLUSTER", "Calls"]
 
 ALIGNMENT = 16  # bytes: where a kernel's array begins, its elements some way behind
 CARRIERS = (np.float32, np.uint16, np.uint16, np.int32)  # of the kinds, as kernels take them
 ROW_BLOCK = 512  # threads of a block that does a vector alone: they keep one of 16 KiB
-NORM_GRID, NORM_BLOCK = 16, 128  # blocks that share a vector, the same for each, for they count the vectors
+CLUSTER, CLUSTER_BLOCK = 8, 128  # blocks that share a vector, and their threads
 FIRST_ARRAY = 2  # position among a kernel's arguments; before it, the kind and the communicator
 
 
@@ -65,7 +65,10 @@ class Calls:
         from .device.backend import Constants, view
 
         device, (grid, block) = self._pe.device, self._launch(name, numbers, nbytes)
-        args = [Constants(kind=kind), self._channel.argument]
+        args, shared_bytes, cluster = [Constants(kind=kind), self._channel.argument], 4 * block, None
+        if name == "all_reduce_norm_clusters":
+            args[0], cluster = Constants(kind=kind, blocks=CLUSTER), CLUSTER
+            shared_bytes += 16 + 16 * CLUSTER  # a box of a pair from each
         for array in arrays:
             base, start = _base(array)
             args += [view(base, 1, CARRIERS[kind]), start]
@@ -73,15 +76,16 @@ class Calls:
         if (name, kind, block) not in self._compiled:
             self._compiled[name, kind, block] = device.compile(getattr(calls, name), tuple(args), block=block)
         compiled = self._compiled[name, kind, block]
-        return device.prepare(compiled, grid, block, tuple(args), shared_bytes=4 * block, together=False, early=True)
+        options = dict(shared_bytes=shared_bytes, cluster=cluster, together=False, early=True)
+        return device.prepare(compiled, grid, block, tuple(args), **options)
 
     def _launch(self, name, numbers, nbytes):
         """Blocks and their threads. A block does 64 bytes at least: a line of packets, of 8 bytes each."""
         _, grid, block = self._choice.row(nbytes)
         if name == "all_reduce_norm_rows":
             return min(numbers[1], self._channel.extent.lanes), ROW_BLOCK if self._pe.backend == "gpu" else 1
-        if name == "all_reduce_norm_vector":
-            return min(NORM_GRID, self._channel.lanes), NORM_BLOCK if self._pe.backend == "gpu" else 1
+        if name == "all_reduce_norm_clusters":
+            return numbers[1] * CLUSTER, CLUSTER_BLOCK if self._pe.backend == "gpu" else 1
         return max(1, min(grid, self._channel.extent.lanes, nbytes // 64)), block
 
     def free(self):

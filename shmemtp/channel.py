@@ -22,7 +22,7 @@ PACKETS_OF_A_LINE = {"gpu": 8, "emulator": 32}  # so many of a lane give room fo
 class Extent(NamedTuple):
     """How much a channel carries at once: `lanes`, one for each block of a kernel, and `packets` of 8 bytes of data
     from each PE in one exchange of a lane. `put`: by NVSHMEM's put_signal instead of packets. `hidden_packets`: of a
-    vector that a PE's blocks share. Messages of `line_bytes` or more go in lines (NEVER: none). `threads` of a block
+    vector that is normalised. Messages of `line_bytes` or more go in lines (NEVER: none). `threads` of a block
     take part, its first ones; 0: all."""
 
     lanes: int
@@ -54,6 +54,7 @@ class Extent(NamedTuple):
             "inbox": 2 * packets if self.put else 1,
             "outbox": 2 * pes * self.lanes * self.packets if self.put else 1,
             "signals": PHASES * pes * self.lanes,
+            "hidden": 2 * pes * self.hidden_packets * 4,  # two parities
         }
 
 
@@ -79,7 +80,6 @@ class Channel:
         self._pes = pe.device.array(team.size, np.int64)
         self._pes.fill(np.array(team.pes, np.int64))
         distances = pe.device.table([0] * team.size if team.distances is None else team.distances)
-        self._hidden = pe.device.array(2 * 4 * extent.hidden_packets, np.uint32)
         self._epochs = pe.device.array(2 * extent.lanes + 1, np.int64)
         self.set_epochs(1)  # cleared slots hold epoch 0
         kept, warp_turns = KEPT, 1
@@ -103,8 +103,8 @@ class Channel:
             two_shot_bytes=two_shot_bytes,
             line_bytes=extent.line_bytes if extent.lines else NEVER,
         )
-        symmetric = (self._arrays[name].argument for name in ("slots", "lines", "inbox", "outbox", "signals"))
-        own = (self._hidden, self._epochs, self.watch.argument)
+        symmetric = (self._arrays[name].argument for name in ("slots", "lines", "inbox", "outbox", "signals", "hidden"))
+        own = (self._epochs, self.watch.argument)
         self._record = Communicator._make((shape, team.rank, distances, self._pes, *symmetric, *own))
 
     @property

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from .agreement import agree
 from .algorithm import NEVER, Choice, choose
-from .calls import NORM_GRID, Calls
+from .calls import CLUSTER, Calls
 from .channel import Channel, Extent
 from .errors import InputError
 from .foreign import ITEM_BYTES, KINDS, Borrowed, borrow, overlap, stream_handle
@@ -20,7 +20,6 @@ RUN = 8  # packets that stand and are dealt together (device/communicator.py)
 MOST_ELEMENTS = (1 << 31) - 1  # kernels count packets in 32 bits
 PACKET = 8  # bytes
 LINE_BYTES = 64 << 10  # of a message from which on it travels in lines, where they arrive whole
-ALONE_PES = 2  # up to so many, a block that sends a vector alone saves more than sharing it would
 MOST_HIDDEN = 16384  # bytes of a vector that is normalised: 512 threads keep four packets of 8 bytes
 
 
@@ -110,8 +109,8 @@ class Communicator:
         """`residual` += the sum of the PEs' arrays; `out` (None: `array`) = RMSNorm(residual) * weight.
 
         array, residual, out: [..., hidden]; weight: [hidden]; all of one floating dtype. residual is rounded to it
-        before the norm. The same bits on each PE. Not on a communicator whose vectors a kernel shares by another number
-        of blocks than these calls (`all_reduce_norm_grid`, `all_reduce_norm_shares`).
+        before the norm. The same bits on each PE. Not on a communicator with which kernels do it by other numbers of
+        blocks (`all_reduce_norm_grid`, `all_reduce_norm_cluster`).
         """
         source, target, handle = self._borrow(array, array if out is None else out, dtype, stream)
         added = borrow(self._pe, residual, dtype, stream=handle, write=True)
@@ -133,11 +132,9 @@ class Communicator:
             raise InputError(f"all_reduce_norm takes vectors of whole {PACKET} bytes, at multiples of {PACKET} bytes")
         rows = source.count // hidden
         arrays, nbytes = (source, target, added, scale), scale.nbytes if rows else 0
-        shared = self.team.size > ALONE_PES and self.lanes >= NORM_GRID and nbytes >= NORM_GRID * RUN * PACKET
-        if rows == 1 and shared:
-            self._call("all_reduce_norm_vector", arrays, (hidden, float(eps)), nbytes, handle)
-        else:
-            self._call("all_reduce_norm_rows", arrays, (hidden, rows, float(eps)), nbytes, handle)
+        shared = rows * CLUSTER <= self.lanes and nbytes >= CLUSTER * RUN * PACKET
+        name = "all_reduce_norm_clusters" if shared else "all_reduce_norm_rows"
+        self._call(name, arrays, (hidden, rows, float(eps)), nbytes, handle)
 
     def free(self):
         """Collective over all PEs. Gives the memory back; doing it twice does nothing."""

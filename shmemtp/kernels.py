@@ -47,7 +47,7 @@ class Kernels:
         self._pe = pe
         self._compiled: dict = {}
 
-    def run(self, kernel, grid: int, block: int, args, shared_bytes: int, warp: int | None):
+    def run(self, kernel, grid: int, block: int, args, **options):
         """See `PE.run`."""
         pe, values = self._pe, [_value(arg) for arg in args]
         for arg in args:
@@ -56,7 +56,7 @@ class Kernels:
         key = (kernel, block, *map(_kind, values))
         if key not in self._compiled:
             self._compiled[key] = pe.device.compile(kernel, values, block=block)
-        launch = pe.device.launch(self._compiled[key], grid, block, values, shared_bytes=shared_bytes, warp=warp)
+        launch = pe.device.launch(self._compiled[key], grid, block, values, **options)
         wait_for(launch, pe.watchdog)
         for arg in args:
             if hasattr(arg, "check"):  # a Watch, or a communicator, which has one

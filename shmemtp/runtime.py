@@ -134,18 +134,28 @@ class PE:
         """The limit of a kernel's waits: an argument for `run`. Its kernel numbers PEs by their rank in `team`."""
         return Watch(self, team)
 
-    def run(self, kernel, grid: int, block: int, *args, shared_bytes: int = 0, warp: int | None = None):
+    def run(
+        self,
+        kernel,
+        grid: int,
+        block: int,
+        *args,
+        shared_bytes: int = 0,
+        warp: int | None = None,
+        cluster: int | None = None,
+    ):
         """Runs a kernel on grid x block threads of this PE's device and returns when it has ended.
 
         args : arrays (symmetric or of `device.array`), numbers, `Constants`, (named) tuples of these, communicators,
             and the `watch()` that bounds its waits: TimeoutError_ if one ran out, PeerLost if a peer's process ends
             meanwhile.
         shared_bytes : shared memory of each block: what its `shared` views need. warp : threads of a warp in the
-            emulator, 1 by default; it divides the block. PEs are not compared: other grids, blocks, counts or orders
-            of calls on one PE end as another's TimeoutError_.
+            emulator, 1 by default; it divides the block. cluster : blocks of a cluster, 8 at most, which divide the
+            grid; None: no clusters. PEs are not compared: other grids, blocks, counts or orders of calls on one PE end
+            as another's TimeoutError_.
         """
         self._open()
-        self._kernels.run(kernel, grid, block, args, shared_bytes, warp)
+        self._kernels.run(kernel, grid, block, args, shared_bytes=shared_bytes, warp=warp, cluster=cluster)
 
     def communicator(
         self, team: Team | None = None, *, algorithm: str = "auto", lanes: int = LANES, packets: int = PACKETS

@@ -158,13 +158,13 @@ def collective_rounds(name, shape, arguments, pes=8, put=False, shared_bytes=0):
     return pe.device.cubins[name], MOST_THREADS, shared_bytes
 
 
-def call(name, *arguments, pes=8):
-    """A kernel of the host's calls, over `arguments` as `collective_rounds` has them."""
+def call(name, *arguments, pes=8, **fields):
+    """A kernel of the host's calls, over `arguments` as `collective_rounds` has them; fields: of its Constants."""
     from shmemtp.device import calls
 
     pe = paper_pe(pes)
     args = [paper_array(each) if isinstance(each, type) else each for each in arguments]
-    pe.device.compile(getattr(calls, name), (Constants(kind=1), paper_communicator(pe), *args), MOST_THREADS)
+    pe.device.compile(getattr(calls, name), (Constants(kind=1, **fields), paper_communicator(pe), *args), MOST_THREADS)
     return pe.device.cubins[name], MOST_THREADS, 0
 
 
@@ -176,7 +176,7 @@ CALLS = {
     "all_to_all": partial(call, "all_to_all", *SOURCE_AND_TARGET, 8),
     "broadcast": partial(call, "broadcast", *SOURCE_AND_TARGET, 8, 0),
     "all_reduce_norm_rows": partial(call, "all_reduce_norm_rows", *NORMED, 1, np.float32(1e-5)),
-    "all_reduce_norm_vector": partial(call, "all_reduce_norm_vector", *NORMED, np.float32(1e-5)),
+    "all_reduce_norm_clusters": partial(call, "all_reduce_norm_clusters", *NORMED, 1, np.float32(1e-5), blocks=8),
 }
 NORM = (BF16, 64, BF16, BF16, np.uint32, np.float32(1e-5))
 COLLECTIVE = (BF16, 64, BF16, 64, 8)
@@ -196,9 +196,9 @@ BENCHMARKS = {
     "all_reduce_norm_rounds 8 PEs": partial(
         collective_rounds,
         "all_reduce_norm_rounds",
-        {"kind": 1, "hidden": 8192, "words": 4096},
+        {"kind": 1, "hidden": 8192, "words": 4096, "blocks": 8},
         NORM,
-        shared_bytes=4 * (MOST_THREADS + 4096),
+        shared_bytes=16 + 16 * 4096 + 4 * MOST_THREADS,
     ),
 }
 CASES = {

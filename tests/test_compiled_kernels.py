@@ -23,7 +23,7 @@ HALVES = [  # a process each, of about the same work
     [
         *("decode llama-3.1-70b TP 8", "decode llama-3.1-8b TP 1", "decode llama-3.1-8b TP 4"),
         *("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all"),
-        *("all_reduce_norm_rows", "all_reduce_norm_vector", "transfer_rounds get, nvshmem"),
+        *("all_reduce_norm_rows", "all_reduce_norm_clusters", "transfer_rounds get, nvshmem"),
     ],
 ]
 CASES = [case for half in HALVES for case in half]

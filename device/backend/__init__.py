@@ -38,6 +38,7 @@ if NAME == "gpu":
     from .gpu.attention import *
     from .gpu.barriers import *
     from .gpu.bits import *
+    from .gpu.clusters import *
     from .gpu.host import *
     from .gpu.lines import *
     from .gpu.matrix import *
@@ -47,6 +48,7 @@ if NAME == "gpu":
     from .gpu.words import *
 else:
     from .emulator.bits import *
+    from .emulator.clusters import *
     from .emulator.host import *
     from .emulator.lines import *
     from .emulator.matrix import *

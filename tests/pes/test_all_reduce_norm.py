@@ -6,21 +6,27 @@ import pytest
 from collecting import channel
 
 from shmemtp.device import (
+    Constants,
     all_reduce_norm_block,
+    all_reduce_norm_cluster,
     all_reduce_norm_grid,
-    all_reduce_norm_shares,
     block_index,
     block_size,
     float32,
     grid_size,
     int64,
     kernel,
+    load_part,
     local,
+    open_box,
     open_lane,
     shared,
+    store_part,
+    sync_block,
     thread_index,
     uint16,
     uint32,
+    uint64,
 )
 from shmemtp.device.backend import NAME
 from shmemtp.device.element import KINDS
@@ -40,25 +46,38 @@ def norm_blocks(comm, kind, source, residual, weight, target, count, rounds):
 
 
 @kernel
-def norm_grid(comm, kind, source, residual, weight, target, count, rounds):
-    """All blocks do each vector; target gets every block's copy: [blocks, rounds, count]."""
+def norm_grid(shape, comm, kind, source, residual, weight, target, count, rounds):
+    """All blocks do each vector; target gets every block's copy: [blocks, rounds, count].
+
+    residual: [clusters, rounds, count]. The residual of a round is its own, which a kernel that keeps it would not do.
+    """
     lane = open_lane(comm, local(comm.shape.lane_words, int64))
-    sums = shared(0, block_size(), float32)
-    x = shared(4 * block_size(), (count + 3) // 4 * 2, uint32)
+    words, eps = (count + 3) // 4 * 2, float32(1e-5)
+    x, own = shared(16, words, uint32), shared(16 + 4 * words, words, uint32)
+    received, sums = shared(16 + 8 * words, 2 * words, uint32), shared(16 + 16 * words, block_size(), float32)
+    box = open_box(received, shared(0, 2, uint64), local(1, int64))
     for n in range(rounds):
-        at = n * count
-        all_reduce_norm_grid(lane, kind, source, at, residual, at, weight, 0, x, count, float32(1e-5), sums)
+        at = (block_index() // shape.blocks * rounds + n) * count
+        load_part(kind, residual, at, count, shape.blocks, own)
+        sync_block()
+        all_reduce_norm_grid(lane, kind, source, n * count, own, weight, 0, x, count, eps, sums, box, shape.blocks)
+        store_part(kind, residual, at, count, shape.blocks, own)
         for i in range(thread_index(), count, block_size()):
             target[(block_index() * rounds + n) * count + i] = uint16(x[i // 2] >> uint32(16 * (i % 2)))
+        sync_block()
 
 
 @kernel
-def norm_shares(comm, kind, source, residual, weight, target, count, rounds):
+def norm_clusters(shape, comm, kind, source, residual, weight, target, count, rounds):
+    """Cluster c does vectors c, c + clusters, ..."""
     lane = open_lane(comm, local(comm.shape.lane_words, int64))
-    sums = shared(0, block_size(), float32)
-    for n in range(rounds):
-        at = n * count
-        all_reduce_norm_shares(lane, kind, source, at, residual, at, weight, 0, target, at, count, float32(1e-5), sums)
+    received, sums = shared(16, 4 * shape.blocks, uint32), shared(16 + 16 * shape.blocks, block_size(), float32)
+    box = open_box(received, shared(0, 2, uint64), local(1, int64))
+    for n in range(block_index() // shape.blocks, rounds, grid_size() // shape.blocks):
+        at, eps = n * count, float32(1e-5)
+        all_reduce_norm_cluster(
+            *(lane, kind, source, at, residual, at, weight, 0, target, at, count, eps, sums, box, shape.blocks),
+        )
 
 
 def right(kind, sources, residual, weight):
@@ -92,6 +111,9 @@ def assert_normed(kind, got, wanted):
 
 
 SHAPES = [(1, 32), (3, 64)] if NAME == "gpu" else [(1, 1), (3, 2), (2, 4)]
+CLUSTERS = (
+    [(1, 64, 1), (2, 64, 2), (3, 32, 1), (3, 64, 3)] if NAME == "gpu" else [(1, 1, 1), (2, 4, 2), (3, 2, 1), (3, 2, 3)]
+)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
@@ -112,19 +134,20 @@ def test_each_block_alone(pe, algorithm, kind):
     comm.free()
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize("shape", CLUSTERS, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize("algorithm", ["one-shot", "one-shot-put"])
 @pytest.mark.parametrize("count", [100, 332])
-def test_a_share_for_each_block(pe, count, algorithm, shape):
-    grid, block = shape
+def test_a_share_for_each_block_of_a_cluster(pe, count, algorithm, shape):
+    grid, block, cluster = shape
     kind = "float16"
     sources, residual, weight = given(pe, kind, count)
     comm = channel(pe, algorithm, grid, hidden_packets=128)
     comm.set_epochs((1 << 32) - 10)
     arrays = [on_device(pe, values) for values in (sources[pe.rank], residual, weight)]
     target = pe.device.array(ROUNDS * count, np.uint16)
-    pe.run(norm_shares, grid, block, comm, KINDS[kind], *arrays, target, count, ROUNDS, shared_bytes=4 * block)
-    comm.check("norm_shares")
+    args = (Constants(blocks=cluster), comm, KINDS[kind], *arrays, target, count, ROUNDS)
+    pe.run(norm_clusters, grid, block, *args, shared_bytes=16 + 4 * block + 16 * cluster, cluster=cluster)
+    comm.check("norm_clusters")
     hidden, normed = right(kind, sources, residual, weight)
     np.testing.assert_array_equal(arrays[1].numpy().reshape(ROUNDS, count), hidden)
     assert_normed(kind, target.numpy().reshape(ROUNDS, count), normed)
@@ -132,22 +155,25 @@ def test_a_share_for_each_block(pe, count, algorithm, shape):
     comm.free()
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize("shape", CLUSTERS, ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize("algorithm", ["one-shot", "one-shot-put"])
 @pytest.mark.parametrize("count", [100, 332])
-def test_the_whole_grid(pe, count, shape):
+def test_the_whole_grid(pe, count, algorithm, shape):
     """Again and again: the packets among the blocks have two places."""
-    grid, block = shape
-    kind = "bfloat16"
+    grid, block, cluster = shape
+    kind, clusters = "bfloat16", grid // cluster
     sources, residual, weight = given(pe, kind, count)
-    comm = channel(pe, "one-shot", grid, hidden_packets=128)
+    comm = channel(pe, algorithm, grid, hidden_packets=128)
     comm.set_epochs((1 << 32) - 10)
-    arrays = [on_device(pe, values) for values in (sources[pe.rank], residual, weight)]
+    arrays = [on_device(pe, values) for values in (sources[pe.rank], np.tile(residual, (clusters, 1)), weight)]
     target = pe.device.array(grid * ROUNDS * count, np.uint16)
-    shared_bytes = 4 * block + 8 * ((count + 3) // 4)
-    pe.run(norm_grid, grid, block, comm, KINDS[kind], *arrays, target, count, ROUNDS, shared_bytes=shared_bytes)
+    args = (Constants(blocks=cluster), comm, KINDS[kind], *arrays, target, count, ROUNDS)
+    shared_bytes = 16 + 4 * block + 32 * ((count + 3) // 4)
+    pe.run(norm_grid, grid, block, *args, shared_bytes=shared_bytes, cluster=cluster)
     comm.check("norm_grid")
     hidden, normed = right(kind, sources, residual, weight)
-    np.testing.assert_array_equal(arrays[1].numpy().reshape(ROUNDS, count), hidden)
+    for left in arrays[1].numpy().reshape(clusters, ROUNDS, count):
+        np.testing.assert_array_equal(left, hidden)
     copies = target.numpy().reshape(grid, ROUNDS, count)
     assert_normed(kind, copies[0], normed)
     np.testing.assert_array_equal(copies, np.broadcast_to(copies[0], copies.shape))

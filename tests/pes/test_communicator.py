@@ -221,9 +221,8 @@ def test_nothing_to_do(pe, comm):
     weight.free()
 
 
-def test_vectors_of_many_sizes_shared_by_a_grid(pe, monkeypatch):
-    """As with more PEs than a block sends to alone: the blocks count the vectors that they share."""
-    monkeypatch.setattr("shmemtp.communicator.ALONE_PES", 0)
+def test_vectors_of_many_sizes_shared_by_a_cluster(pe):
+    """Its blocks count the vectors that they share; those of too few bytes are a block's alone."""
     with pe.communicator(lanes=20, packets=64) as comm:
         for hidden in (2048, 1024, 128, 2048, 4096, 512):  # 128 of these are too few bytes for a grid
             array, residual, weight = (pe.array((1, hidden), np.float32) for _ in range(3))
@@ -238,9 +237,8 @@ def test_vectors_of_many_sizes_shared_by_a_grid(pe, monkeypatch):
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_a_long_vector_with_few_lanes(pe, lanes, monkeypatch):
+def test_a_long_vector_with_few_lanes(pe, lanes):
     """Fewer blocks than share a vector: one block does it, with more threads."""
-    monkeypatch.setattr("shmemtp.communicator.ALONE_PES", 0)
     with pe.communicator(lanes=lanes) as comm:
         array, residual, weight = (pe.array((1, 4096), np.float32), pe.array((1, 4096), np.float32), pe.array(4096))
         array.fill(1), residual.fill(2), weight.fill(3)

@@ -16,8 +16,8 @@ from .compiler import function
 I32, I64, POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
 
 # The record's fields. The last seven are addresses.
-THREAD, BLOCK, BLOCK_SIZE, GRID_SIZE, WARP_SIZE, PES, SHARED_BYTES = range(7)
-SHARED, SCRATCH, BLOCK_BARRIER, WARP_BARRIER, FAILED, DISTANCES, PRIOR = range(7, 14)
+THREAD, BLOCK, BLOCK_SIZE, GRID_SIZE, WARP_SIZE, CLUSTER_SIZE, PES, SHARED_BYTES, SHARED_ROW = range(9)
+SHARED, SCRATCH, BLOCK_BARRIER, WARP_BARRIER, FAILED, DISTANCES, PRIOR = range(9, 16)
 FIELDS = 16  # a record is 128 bytes
 
 YIELDS = 100  # polls of a wait before its thread sleeps, each time SLEEP_STEP longer

@@ -64,17 +64,21 @@ class Device:
         """Compiles for these arguments, or reads the disk cache; returns a `Compiled`."""
         return compile_kernel(kernel, args)
 
-    def prepare(self, kernel, grid, block, args, shared_bytes=0, warp=None, together=True, early=False):
+    def prepare(self, kernel, grid, block, args, shared_bytes=0, warp=None, together=True, early=False, cluster=None):
         """A launch of a kernel or a `Compiled` on grid x block threads, all at once, to be started."""
         warp = self.warp_size if warp is None else warp
-        check_shape(grid, block, warp, shared_bytes, self.shared_bytes)
+        check_shape(grid, block, warp, cluster, shared_bytes, self.shared_bytes)
         compiled = kernel if isinstance(kernel, Compiled) else compile_kernel(kernel, args)
         compiled.check(arguments(args))
-        return Prepared(compiled, grid, block, args, shared_bytes, warp, early, self)
+        return Prepared(compiled, grid, block, args, shared_bytes, warp, cluster or 1, early, self)
 
-    def launch(self, kernel, grid, block, args, shared_bytes=0, warp=None, stream=None, together=True, early=False):
+    def launch(self, kernel, grid, block, args, stream=None, **options):
         """Prepares a launch and starts it once; returns a `Launch`."""
-        return self.prepare(kernel, grid, block, args, shared_bytes, warp, together, early).start(stream)
+        return self.prepare(kernel, grid, block, args, **options).start(stream)
+
+    def most_clusters(self, compiled, cluster, block):
+        """How many clusters of so many blocks the cores can run at once, a block on each; one at least."""
+        return max(1, self.multiprocessors // cluster)
 
     def replay(self, call, times):
         """`call()`, so many times over, to be run and timed: a `Replay`."""

@@ -16,6 +16,7 @@ from numba.core.caching import NullCache
 
 from shmemtp.errors import ShmemtpError
 
+from ..shape import check_clusters
 from . import context
 from .buffers import LINE, Array, aligned
 from .cache import KernelCache
@@ -116,14 +117,14 @@ class Launch:
     `wait_for_prior_kernel` waits for the launch before in the same stream, where both are `early`.
     """
 
-    def __init__(self, compiled, grid, block, args, shared_bytes, warp, distances, early, stream):
+    def __init__(self, compiled, grid, block, args, shared_bytes, warp, cluster, distances, early, stream):
         self._compiled, self._args, self._distances, self._errors = compiled, args, distances, []
         self._failed, self._running, self._counting = aligned(1, np.int64), aligned(1, np.int64), threading.Lock()
         self._running[0] = grid * block
         self._prior = _last_early.get(stream, _nobody) if early else _nobody
         if early:
             _last_early[stream] = self._running
-        self._memory = _BlockMemory(grid, block, warp, shared_bytes)
+        self._memory = _BlockMemory(grid, block, warp, cluster, shared_bytes)
         self._records = self._memory.records(self._failed, distances, self._prior)
         self._threads = [threading.Thread(target=self._run, args=(row,), daemon=True) for row in self._records]
         _launches.add(self)
@@ -180,8 +181,8 @@ def wait_all():
 class _BlockMemory:
     """What blocks own: shared memory, two scratch rows per warp, barriers, and the record of each thread."""
 
-    def __init__(self, grid, block, warp, shared_bytes):
-        self.grid, self.block, self.warp = grid, block, warp
+    def __init__(self, grid, block, warp, cluster, shared_bytes):
+        self.grid, self.block, self.warp, self.cluster = grid, block, warp, cluster
         self.warps = block // warp
         self.shared_bytes = shared_bytes
         self.shared = aligned((grid, -(-max(shared_bytes, 1) // LINE) * LINE), np.uint8)
@@ -197,7 +198,8 @@ class _BlockMemory:
             block, thread = divmod(row, self.block)
             warp = thread // self.warp
             record[: context.PRIOR + 1] = (
-                *(thread, block, self.block, self.grid, self.warp, len(distances), self.shared_bytes),
+                *(thread, block, self.block, self.grid, self.warp, self.cluster, len(distances)),
+                *(self.shared_bytes, self.shared.strides[0]),
                 *(row.ctypes.data for row in (self.shared[block], self.scratch[block, warp])),
                 *(row.ctypes.data for row in (self.block_barriers[block], self.warp_barriers[block, warp])),
                 *(failed.ctypes.data, distances.ctypes.data, prior.ctypes.data),
@@ -205,10 +207,11 @@ class _BlockMemory:
         return records
 
 
-def check_shape(grid, block, warp, shared_bytes, most_shared):
+def check_shape(grid, block, warp, cluster, shared_bytes, most_shared):
     """Raises if no launch can have this shape."""
     if grid < 1 or not 1 <= block <= MOST_THREADS or not 1 <= warp <= 32 or block % warp:
         rule = f"a block has 1 to {MOST_THREADS} threads, a warp 1 to 32, and it divides the block"
         raise ShmemtpError(f"no such launch: grid {grid}, block {block}, warp {warp} ({rule})")
+    check_clusters(grid, cluster)
     if shared_bytes > most_shared:
         raise ShmemtpError(f"a block has at most {most_shared} bytes of shared memory; this launch asks {shared_bytes}")

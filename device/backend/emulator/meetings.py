@@ -12,8 +12,8 @@ __all__ = ["sync_block", "sync_threads", "sync_warp", "warp_max", "warp_max_key"
 
 
 @function
-def _meet(barrier, at, members):
-    """The barrier's words from `at` on: how many threads have arrived, how often all have met."""
+def meet(barrier, at, members):
+    """The barrier's words from `at` on: how many threads have arrived, how often all have met. The backend's own."""
     meetings = load_relaxed(barrier, at + 1)
     if atomic_add(barrier, at, 1) == members - 1:
         store_relaxed(barrier, at, 0)
@@ -32,19 +32,19 @@ _warp_barrier = field_view(record.WARP_BARRIER, int64, 2)
 @function
 def sync_block():
     if block_size() > 1:
-        _meet(_block_barrier(), 0, block_size())
+        meet(_block_barrier(), 0, block_size())
 
 
 @function
 def sync_threads(count):
     if count > 1:
-        _meet(_block_barrier(), 2, count)
+        meet(_block_barrier(), 2, count)
 
 
 @function
 def sync_warp():
     if warp_size() > 1:
-        _meet(_warp_barrier(), 0, warp_size())
+        meet(_warp_barrier(), 0, warp_size())
 
 
 def _exchange(dtype):

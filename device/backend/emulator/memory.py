@@ -124,8 +124,8 @@ MOST_COUNT = (1 << COUNT_BITS) - 1
 
 
 @function
-def _advance(array, i, nbytes, arrivals):
-    """Moves the phase on by an arrival and by bytes that are expected (above zero) or have landed (below)."""
+def advance(array, i, nbytes, arrivals):
+    """Moves the phase on by arrivals and by bytes that are expected (above 0) or have landed (below). The backend's."""
     while True:
         old = types.int64(load_relaxed(array, i))
         word = old + (nbytes << (2 * COUNT_BITS + 1)) - 2 * arrivals
@@ -156,13 +156,13 @@ def barrier_end(array, i):
 @function
 def barrier_expect(array, i, nbytes):
     """Arrives, and adds bytes to wait for."""
-    _advance(array, i, types.int64(nbytes), 1)
+    advance(array, i, types.int64(nbytes), 1)
 
 
 @function
 def barrier_arrive(array, i):
     """Arrives; release."""
-    _advance(array, i, 0, 1)
+    advance(array, i, 0, 1)
 
 
 @function
@@ -194,7 +194,7 @@ def bulk_fence():
 def bulk_load(target, to, source, start, nbytes, array, i, once=True):
     """Global element `start` -> shared element `to`; the copy has landed on return, the mbarrier says so."""
     copy_bytes(target, to, source, start, nbytes)
-    _advance(array, i, -types.int64(nbytes), 0)
+    advance(array, i, -types.int64(nbytes), 0)
 
 
 @function

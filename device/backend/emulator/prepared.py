@@ -9,9 +9,9 @@ __all__ = ["Prepared"]
 class Prepared:
     """A kernel with its launch's shape and arguments. Made by `Device.prepare`; keeps the arguments alive."""
 
-    def __init__(self, compiled, grid, block, args, shared_bytes, warp, early, device):
+    def __init__(self, compiled, grid, block, args, shared_bytes, warp, cluster, early, device):
         self._compiled, self._shape, self._args, self._device = compiled, (grid, block), list(args), device
-        self._options, self._early = (shared_bytes, warp), early
+        self._options, self._early = (shared_bytes, warp, cluster), early
 
     def start(self, stream=None, changes=None):
         """Starts it at once, whatever the stream: only who waits, host or kernel, orders launches. Returns a `Launch`.

@@ -6,6 +6,7 @@ import weakref
 from cuda.bindings import driver, runtime
 from cuda.core import Device as CudaDevice
 
+from ..shape import check_clusters
 from .arguments import argument_type
 from .arrays import DeviceArray, MappedArray, view
 from .compile import Machine, compile_cubin
@@ -75,15 +76,29 @@ class Device:
         enter()
         return Compiled(cubin, time.perf_counter() - began)
 
-    def prepare(self, compiled, grid, block, args, shared_bytes=0, warp=None, together=True, early=False):
+    def prepare(self, compiled, grid, block, args, shared_bytes=0, warp=None, together=True, early=False, cluster=None):
         """A launch of `compiled` on grid x block threads, to be started; `warp` is for the emulator, a GPU's is 32."""
+        check_clusters(grid, cluster)
         enter()
         compiled.allow_shared(shared_bytes)
-        return Prepared(compiled, configuration(grid, block, shared_bytes, together, early), args, self._stream)
+        config = configuration(grid, block, shared_bytes, together, early, cluster)
+        return Prepared(compiled, config, args, self._stream)
 
-    def launch(self, compiled, grid, block, args, shared_bytes=0, warp=None, stream=None, together=True, early=False):
+    def launch(self, compiled, grid, block, args, stream=None, **options):
         """Prepares a launch and starts it once."""
-        return self.prepare(compiled, grid, block, args, shared_bytes, warp, together, early).start(stream)
+        return self.prepare(compiled, grid, block, args, **options).start(stream)
+
+    def most_clusters(self, compiled, cluster, block):
+        """How many clusters of so many blocks can run at once, a block on a multiprocessor.
+
+        Fewer than the multiprocessors would make: a cluster's lie in one part of the GPU, and parts differ.
+        """
+        if cluster == 1:
+            return self.multiprocessors
+        enter()
+        compiled.allow_shared(self.shared_bytes)
+        config = configuration(cluster, block, self.shared_bytes, False, False, cluster)
+        return check(driver.cuOccupancyMaxActiveClusters(compiled.function, config))
 
     def replay(self, call, times):
         """What `call()` starts on the device's own stream, so many times over, as one CUDA graph: a `Replay`."""

@@ -16,7 +16,7 @@ __all__ = ["Prepared", "configuration"]
 ADDRESS = 4  # which of a packed array's parameters is its address (`pack`)
 
 
-def configuration(grid, block, shared_bytes, together, early):
+def configuration(grid, block, shared_bytes, together, early, cluster):
     """What the driver wants to know of a launch but its stream."""
     config = driver.CUlaunchConfig()
     config.gridDimX, config.gridDimY, config.gridDimZ = grid, 1, 1
@@ -27,6 +27,11 @@ def configuration(grid, block, shared_bytes, together, early):
         attributes.append(driver.CUlaunchAttribute())
         attributes[-1].id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
         attributes[-1].value.cooperative = 1
+    if cluster is not None:  # also for clusters of one: without, kernels may not send within one
+        attributes.append(driver.CUlaunchAttribute())
+        attributes[-1].id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        size = attributes[-1].value.clusterDim
+        size.x, size.y, size.z = cluster, 1, 1
     if early:
         attributes.append(driver.CUlaunchAttribute())
         attributes[-1].id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
