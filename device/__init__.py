@@ -4,7 +4,7 @@
 from .all_gather import all_gather_block, all_gather_grid
 from .all_reduce import all_reduce_block, all_reduce_grid
 from .all_reduce_norm import all_reduce_norm_block, all_reduce_norm_cluster
-from .all_reduce_norm_grid import all_reduce_norm_grid, load_part, store_part
+from .all_reduce_norm_grid import all_reduce_norm_grid, load_residual, store_residual
 from .all_to_all import all_to_all_block, all_to_all_grid, all_to_all_v_block, all_to_all_v_grid
 from .backend import (
     NAME,
@@ -54,6 +54,7 @@ from .backend import (
     log,
     multiply_rows,
     multiply_tiles,
+    pairs_landed,
     pause,
     peer,
     prefetch,

@@ -22,7 +22,7 @@ from .backend import (
     thread_index,
     uint32,
 )
-from .cluster import cluster_sum, end_turn
+from .cluster import cluster_sum, next_turn
 from .communicator import EXCHANGE, FIRST, close, next_epoch, record
 from .element import add_data, add_words, elements_of_packet, rounded_sums, values_of, words_of
 from .exchange import collect_others, deliver, post_to_others
@@ -57,10 +57,10 @@ def all_reduce_norm_cluster(
     products, work = local(lane.shape.kept_values, float32), share(kind, count, cluster_rank(), blocks, False)
     inverse = float32(1) / float32(count)
     squares = add_share(lane, kind, source, start, residual, at, weight, of, work, products)
-    squares = cluster_sum(box, block_sum(lane, squares, sums), blocks)
+    squares = cluster_sum(lane, box, block_sum(lane, squares, sums), blocks)
     store_scaled(lane, kind, work, products, rsqrt(squares * inverse + eps), target, to, elements_of_packet(kind))
     sync_block()
-    end_turn(box)
+    next_turn(box)
 
 
 @function

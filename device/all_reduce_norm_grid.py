@@ -23,7 +23,7 @@ from .backend import (
     thread_index,
     uint32,
 )
-from .cluster import await_turn, begin_turn, end_turn, place_of, send
+from .cluster import await_pairs, expect_pairs, next_turn, place_of, send
 from .communicator import EXCHANGE, FIRST, SHOWN, begin, close, finish, hidden_place, limits_of, next_epoch, record
 from .element import add_data, add_words, elements_of_packet, rounded_sums
 from .exchange import collect_from, deliver, post_to_all
@@ -39,24 +39,24 @@ def all_reduce_norm_grid(lane, kind, source, start, residual, weight, of, x, cou
 
     source: as in `all_reduce_norm_block`; a block reads its share, every `grid_size()`-th run of 8 packets. weight,
     count, eps, sums: as there. residual, x: uint32 in shared memory, at multiples of 8 bytes, two words for each
-    packet: of residual those of the block's part (`load_part`), which each cluster keeps for itself; of x all. box: of
-    a pair for each packet (see cluster.py). blocks: of a cluster, a constant.
+    packet: of residual those of the block's part (`load_residual`), which each cluster keeps for itself; of x all.
+    box: of a pair for each packet (see cluster.py). blocks: of a cluster, a constant.
 
     At most a block for each 8 packets of the vector, at most `hidden_packets` of the communicator, and as many blocks
     in every call with it.
     """
     weights, products = local(lane.shape.kept_words, uint32), local(lane.shape.kept_values, float32)
-    inverse, shown, all = float32(1) / float32(count), next_epoch(lane, SHOWN), share(kind, count, 0, 1, False)
+    inverse, shown, whole = float32(1) / float32(count), next_epoch(lane, SHOWN), share(kind, count, 0, 1, False)
     share_out(lane, kind, source, start, share(kind, count, block_index(), grid_size(), False), shown)
-    begin_turn(box, all.packets)
-    load_kept(lane, kind, weight, of, all, weights)
+    expect_pairs(box, whole.packets)
+    load_kept(lane, kind, weight, of, whole, weights)
     record(lane, SHOWN, shown)
     send_part(lane, kind, residual, box, part_of(kind, count, blocks), shown, blocks)
-    await_turn(box)
-    squares = block_sum(lane, take_hidden(lane, kind, box, all.packets, weights, products), sums)
-    store_scaled(lane, kind, all, products, rsqrt(squares * inverse + eps), x, 0, 2)
+    await_pairs(lane, box)
+    squares = block_sum(lane, take_hidden(lane, kind, box, whole.packets, weights, products), sums)
+    store_scaled(lane, kind, whole, products, rsqrt(squares * inverse + eps), x, 0, 2)
     close(lane, SHOWN, shown)
-    end_turn(box)
+    next_turn(box)
 
 
 @function
@@ -66,7 +66,7 @@ def part_of(kind, count, blocks):
 
 
 @function
-def load_part(kind, array, at, count, blocks, part):
+def load_residual(kind, array, at, count, blocks, part):
     """The block's part of a vector, `count` elements from array[at] on, into `part` in shared memory (block).
 
     For `all_reduce_norm_grid`. part: uint32, two words for each of its packets.
@@ -79,8 +79,8 @@ def load_part(kind, array, at, count, blocks, part):
 
 
 @function
-def store_part(kind, array, at, count, blocks, part):
-    """The reverse of `load_part`."""
+def store_residual(kind, array, at, count, blocks, part):
+    """The reverse of `load_residual`."""
     work, number = part_of(kind, count, blocks), thread_index()
     while packet_of(work, number) < work.packets:
         a, b = load_pair(part, 2 * number)

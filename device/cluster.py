@@ -4,6 +4,9 @@ Each block has a box, into which the blocks of its cluster send pairs of words; 
 Boxes are used in turns, of which each has two parities' memory and mbarrier. A block sends in turn k + 1 only after it
 has all of turn k, and in each turn every block of the cluster sends something to every other. So what comes in turn
 k + 2 was sent after all of them had sent in turn k + 1, and that they do when they have read turn k.
+
+A block that leaves the kernel no longer has a box. One that ends its last turn has all that was sent to it; a kernel
+that leaves when a wait ran out (`has_expired`), not all blocks after the same turn, ends with `sync_cluster`.
 """
 
 from collections import namedtuple
@@ -13,12 +16,12 @@ from .backend import (
     as_float32,
     barrier_expect,
     barrier_init,
-    barrier_wait,
     cluster_rank,
     float32,
     function,
     int64,
     lane_index,
+    pairs_landed,
     send_pair,
     sync_cluster,
     thread_index,
@@ -26,6 +29,8 @@ from .backend import (
     warp_size,
     warp_sum,
 )
+from .communicator import limits_of
+from .watch import HIDDEN, LEAVE, keep_waiting
 
 Box = namedtuple("Box", "words barriers turn")
 Box.__doc__ = """words: uint32 [2 parities, pairs, 2] in shared memory, at a multiple of 8 bytes. barriers: uint64 [2]
@@ -44,7 +49,7 @@ def open_box(words, barriers, turn):
 
 
 @function
-def begin_turn(box, pairs):
+def expect_pairs(box, pairs):
     """So many pairs are to come in this turn (block). They may have come already."""
     if thread_index() == 0:
         barrier_expect(box.barriers, box.turn[0] & 1, 8 * pairs)
@@ -65,27 +70,31 @@ def send(box, pair, blocks, first, second):
 
 
 @function
-def await_turn(box):
-    """Returns when all pairs of this turn have come (thread). No limit: blocks whose own waits ran out send as well."""
-    barrier_wait(box.barriers, box.turn[0] & 1, box.turn[0] >> 1 & 1)
+def await_pairs(lane, box):
+    """Returns when all pairs of this turn have come (thread)."""
+    limits, barrier, parity = limits_of(lane), box.turn[0] & 1, box.turn[0] >> 1 & 1
+    polls = began = 0
+    while not pairs_landed(box.barriers, barrier, parity) and began != LEAVE:
+        polls += 1
+        began = keep_waiting(limits, polls, began, HIDDEN, limits.pe, cluster_rank(), box.turn[0], int64(0))
 
 
 @function
-def end_turn(box):
+def next_turn(box):
     """Behind a barrier of the block behind its last look at what came (thread)."""
     box.turn[0] += 1
 
 
 @function
-def cluster_sum(box, value, blocks):
-    """The sum of the blocks' values, in their order: the same bits for all of them; for the caller to end (cluster).
+def cluster_sum(lane, box, value, blocks):
+    """The sum of the blocks' values, in their order: the same bits for all of them (cluster).
 
-    value: the block's, the same for its threads. box: of `blocks` pairs.
+    value: the block's, the same for its threads. box: of `blocks` pairs; its turn is the caller's to end.
     """
-    begin_turn(box, blocks)
+    expect_pairs(box, blocks)
     if thread_index() == 0:
         send(box, cluster_rank(), blocks, as_bits(value), uint32(0))
-    await_turn(box)
+    await_pairs(lane, box)
     part, block = float32(0), lane_index()
     while block < blocks:
         part += as_float32(box.words[place_of(box, block)])

@@ -8,6 +8,10 @@ slot or line that was last written exactly 2^32 exchanges ago, or never before e
 
 A hop takes about 1400 cycles, so what stands before and after it is kept short: 32-bit numbers where they suffice, and
 `while` for what a block's threads share, for a `range` whose step is no constant divides 64-bit numbers first.
+
+`hidden` is not a lane's: vectors in it are read by blocks of every lane, and counted for themselves. There, too, what a
+block stores in number k + 1 is stored after all PEs' blocks have read number k - 1, provided that each block has a
+share of each vector: a block that has all of number k has heard from every block of every PE, which had ended k - 1.
 """
 
 from collections import namedtuple
@@ -124,12 +128,6 @@ def record(lane, count, epoch):
 def close(lane, count, epoch):
     """`finish` of an epoch that is recorded already (block)."""
     sync_block()
-    step(lane, count, epoch)
-
-
-@function
-def step(lane, count, epoch):
-    """`close` where a `sync_block` stands between here and the epoch's last read (block)."""
     lane.epoch_of[count] = epoch + 1
 
 

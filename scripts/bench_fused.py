@@ -16,7 +16,8 @@ from report import Report, Row
 
 import shmemtp
 from shmemtp.channel import KEPT
-from shmemtp.communicator import MOST_HIDDEN
+from shmemtp.communicator import MOST_HIDDEN, PACKET
+from shmemtp.device.backend.shape import MOST_OF_A_CLUSTER
 from shmemtp.errors import InputError
 
 CLUSTERS = {"gpu": 4, "emulator": 2}  # blocks of one where no flag says it
@@ -30,10 +31,14 @@ def parse(argv):
     flags.add_argument("--cluster", type=number(1), metavar="N", help="blocks of a kernel's clusters, at most 8")
     options = flags.parse_args(argv)
     hidden = [nbytes // np.dtype(STORED[options.datatype]).itemsize for nbytes in sizes(options)]
-    if hidden[-1] > MOST_HIDDEN or hidden[0] < 1:
-        raise InputError(f"a hidden state has 1 to {MOST_HIDDEN} elements, not {hidden[0]} to {hidden[-1]}")
+    if any(nbytes > MOST_HIDDEN or nbytes % PACKET for nbytes in sizes(options)):
+        raise InputError(f"a hidden state has {PACKET} to {MOST_HIDDEN} bytes, a multiple of {PACKET}")
+    if (options.cluster or 1) > MOST_OF_A_CLUSTER:
+        raise InputError(f"a cluster has at most {MOST_OF_A_CLUSTER} blocks, not {options.cluster}")
     if options.launch and options.launch[0] > most_blocks(options.minbytes):
         raise InputError(f"at most {most_blocks(options.minbytes)} blocks can share {options.minbytes} bytes")
+    if options.launch and options.launch[1] * PACKET * KEPT < options.maxbytes:
+        raise InputError(f"{options.launch[1]} threads keep {options.launch[1] * PACKET * KEPT} bytes of a vector")
     return options, hidden
 
 
@@ -51,7 +56,7 @@ def launch_for(contest, comm, hidden, nbytes, cluster):
     """(blocks, threads): as many clusters as the devices have room for."""
     block = threads_for(contest.pe, nbytes)
     clusters = contest.kernels.norm_clusters(comm, hidden, block, cluster)
-    return cluster * min(clusters, most_blocks(nbytes) // cluster), block
+    return cluster * max(1, min(clusters, most_blocks(nbytes) // cluster)), block
 
 
 def rows(contest, hidden):

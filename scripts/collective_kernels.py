@@ -18,8 +18,8 @@ from shmemtp.device import (
     grid_size,
     int64,
     kernel,
-    load_part,
     load_relaxed,
+    load_residual,
     local,
     open_box,
     open_lane,
@@ -27,8 +27,8 @@ from shmemtp.device import (
     reduce_scatter_grid,
     shared,
     signal,
-    store_part,
     store_relaxed,
+    store_residual,
     sync_block,
     thread_index,
     uint32,
@@ -136,7 +136,7 @@ def all_reduce_norm_rounds(shape, comm, source, given, residual, weight, target,
     x, own = shared(16, words, uint32), shared(16 + 4 * words, words, uint32)
     received, sums = shared(16 + 8 * words, 2 * words, uint32), shared(16 + 16 * words, block_size(), float32)
     box = open_box(received, shared(0, 2, uint64), local(1, int64))
-    load_part(shape.kind, residual, 0, hidden, blocks, own)
+    load_residual(shape.kind, residual, 0, hidden, blocks, own)
     sync_block()
     stamp(pace, 0)
     for part in range(pace.parts):
@@ -147,6 +147,6 @@ def all_reduce_norm_rounds(shape, comm, source, given, residual, weight, target,
             )
             start, left = next_place(start, given, INPUTS), uint32(left - 1)
         stamp(pace, part + 1)
-    store_part(shape.kind, residual, (1 + block_index() // blocks) * hidden, hidden, blocks, own)
+    store_residual(shape.kind, residual, (1 + block_index() // blocks) * hidden, hidden, blocks, own)
     for i in range(thread_index(), words, block_size()):
         target[block_index() * words + i] = x[i]

@@ -109,8 +109,7 @@ class Communicator:
         """`residual` += the sum of the PEs' arrays; `out` (None: `array`) = RMSNorm(residual) * weight.
 
         array, residual, out: [..., hidden]; weight: [hidden]; all of one floating dtype. residual is rounded to it
-        before the norm. The same bits on each PE. Not on a communicator with which kernels do it by other numbers of
-        blocks (`all_reduce_norm_grid`, `all_reduce_norm_cluster`).
+        before the norm. The same bits on each PE.
         """
         source, target, handle = self._borrow(array, array if out is None else out, dtype, stream)
         added = borrow(self._pe, residual, dtype, stream=handle, write=True)

@@ -21,6 +21,22 @@ def run(tmp_path):
     return functools.partial(start, tmp_path)
 
 
+def pytest_collection_modifyitems(items):
+    """What takes longest first: the rest then fills the other worker's time."""
+    items.sort(key=lambda item: item.path.name != "test_spmd.py")
+
+
+def pytest_sessionfinish(session):
+    """Where pytest has workers (xdist), theirs are the tables, and the closing summary is another process's."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tables"] = session.config.stash.get(_TABLES, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    node.config.stash.setdefault(_TABLES, []).extend(getattr(node, "workeroutput", {}).get("tables", []))
+
+
 def pytest_terminal_summary(terminalreporter, config):
     for title, heads, rows in config.stash.get(_TABLES, []):
         terminalreporter.section(title)

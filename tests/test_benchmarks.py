@@ -104,7 +104,9 @@ def test_fused(tmp_path):
         (["collectives", "--algorithm", "ring"], "there is no 'ring': choose from auto, one-shot, "),
         (["fused", "-d", "int32"], "'int32'"),
         (["fused", "--launch", "200x64"], "at most 128 blocks can share 8192 bytes"),
-        (["fused", "-e", "1M"], "a hidden state has 1 to 16384 elements, not 4096 to 524288"),
+        (["fused", "-e", "1M"], "a hidden state has 8 to 16384 bytes, a multiple of 8"),
+        (["fused", "--launch", "64x128"], "128 threads keep 4096 bytes of a vector"),
+        (["fused", "--cluster", "16"], "a cluster has at most 8 blocks, not 16"),
     ],
 )
 def test_bad_flags_are_one_line(arguments, told):

@@ -28,7 +28,7 @@ HALVES = [  # a process each, of about the same work
 ]
 CASES = [case for half in HALVES for case in half]
 REGISTERS = 65536  # of a multiprocessor
-LIMIT_S = 240
+LIMIT_S = 480  # beside other tests
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ SUITE = ("tests/pes",)
 DIVIDED = ("decode", "prefill", "collectives", "all_reduce_norm", "communicator")
 OF_THREE = tuple(f"tests/pes/test_{name}.py" for name in DIVIDED)
 ON_GPUS = ("tests/gpu",)
-LIMIT_S = 300
+LIMIT_S = 400  # beside other tests
 WAIT_LIMIT_S = 40  # of a kernel's waits in the emulator, where up to 150 threads share the cores
 
 

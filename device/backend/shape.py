@@ -9,6 +9,6 @@ def check_clusters(grid, cluster):
     """Raises if no grid of so many blocks can be in clusters of so many (None: in no clusters)."""
     if cluster is None:
         return
-    if not 1 <= cluster <= MOST_OF_A_CLUSTER or grid % cluster:
+    if grid < 1 or not 1 <= cluster <= MOST_OF_A_CLUSTER or grid % cluster:
         rule = f"a cluster has 1 to {MOST_OF_A_CLUSTER}, and they divide the grid"
         raise ShmemtpError(f"no such launch: {grid} blocks in clusters of {cluster} ({rule})")

@@ -16,12 +16,12 @@ from shmemtp.device import (
     grid_size,
     int64,
     kernel,
-    load_part,
+    load_residual,
     local,
     open_box,
     open_lane,
     shared,
-    store_part,
+    store_residual,
     sync_block,
     thread_index,
     uint16,
@@ -30,6 +30,7 @@ from shmemtp.device import (
 )
 from shmemtp.device.backend import NAME
 from shmemtp.device.element import KINDS
+from shmemtp.errors import TimeoutError_
 
 EPS = 1e-5
 ROUNDS = 20
@@ -58,10 +59,10 @@ def norm_grid(shape, comm, kind, source, residual, weight, target, count, rounds
     box = open_box(received, shared(0, 2, uint64), local(1, int64))
     for n in range(rounds):
         at = (block_index() // shape.blocks * rounds + n) * count
-        load_part(kind, residual, at, count, shape.blocks, own)
+        load_residual(kind, residual, at, count, shape.blocks, own)
         sync_block()
         all_reduce_norm_grid(lane, kind, source, n * count, own, weight, 0, x, count, eps, sums, box, shape.blocks)
-        store_part(kind, residual, at, count, shape.blocks, own)
+        store_residual(kind, residual, at, count, shape.blocks, own)
         for i in range(thread_index(), count, block_size()):
             target[(block_index() * rounds + n) * count + i] = uint16(x[i // 2] >> uint32(16 * (i % 2)))
         sync_block()
@@ -111,9 +112,9 @@ def assert_normed(kind, got, wanted):
 
 
 SHAPES = [(1, 32), (3, 64)] if NAME == "gpu" else [(1, 1), (3, 2), (2, 4)]
-CLUSTERS = (
-    [(1, 64, 1), (2, 64, 2), (3, 32, 1), (3, 64, 3)] if NAME == "gpu" else [(1, 1, 1), (2, 4, 2), (3, 2, 1), (3, 2, 3)]
-)
+CLUSTERS = [(1, 2, 1), (3, 2, 1), (3, 2, 3), (4, 4, 2)]  # blocks, threads, blocks of a cluster
+if NAME == "gpu":
+    CLUSTERS = [(1, 64, 1), (3, 32, 1), (3, 64, 3), (4, 64, 2)]
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
@@ -178,4 +179,25 @@ def test_the_whole_grid(pe, count, algorithm, shape):
     assert_normed(kind, copies[0], normed)
     np.testing.assert_array_equal(copies, np.broadcast_to(copies[0], copies.shape))
     assert len(set(pe.comm.allgather(copies.tobytes()))) == 1
+    comm.free()
+
+
+@pytest.mark.parametrize("kernel", [norm_blocks, norm_clusters, norm_grid], ids=["block", "cluster", "grid"])
+def test_a_pe_that_does_not_come(pe, monkeypatch, kernel):
+    """The blocks of a cluster wait for each other, too: all leave, and the last PE is named."""
+    if pe.size == 1:
+        pytest.skip("one PE waits for no other")
+    monkeypatch.setattr(pe, "timeout_s", 1.5)
+    grid, block, cluster, count, kind = 2, 2 * pe.device.warp_size, 2, 100, "bfloat16"
+    sources, residual, weight = given(pe, kind, count)
+    comm = channel(pe, "one-shot", grid, hidden_packets=128)
+    arrays = [on_device(pe, values) for values in (sources[pe.rank], residual, weight)]
+    target = pe.device.array(grid * ROUNDS * count, np.uint16)
+    args = (comm, KINDS[kind], *arrays, target, count, ROUNDS)
+    if kernel is not norm_blocks:
+        args = (Constants(blocks=cluster), *args)
+    if pe.rank < pe.size - 1:
+        with pytest.raises(TimeoutError_, match=f"waited 1.5 s for .* from PE {pe.size - 1}"):
+            pe.run(kernel, grid, block, *args, shared_bytes=2048, cluster=cluster)
+    pe.barrier()
     comm.free()

@@ -222,9 +222,9 @@ def test_nothing_to_do(pe, comm):
 
 
 def test_vectors_of_many_sizes_shared_by_a_cluster(pe):
-    """Its blocks count the vectors that they share; those of too few bytes are a block's alone."""
+    """And those of too few bytes, which are a block's alone."""
     with pe.communicator(lanes=20, packets=64) as comm:
-        for hidden in (2048, 1024, 128, 2048, 4096, 512):  # 128 of these are too few bytes for a grid
+        for hidden in (2048, 1024, 64, 2048, 4096, 512):  # 64 of these are too few bytes for a cluster
             array, residual, weight = (pe.array((1, hidden), np.float32) for _ in range(3))
             array.fill(1), residual.fill(2), weight.fill(3)
             flat = pe.array(hidden, np.float32)

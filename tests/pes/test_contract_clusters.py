@@ -82,13 +82,13 @@ def pass_on(out, rounds):
         if thread_index() == 0:
             barrier_expect(barriers, n & 1, 8 * cluster_size() * block_size())
         mine = at + 2 * (cluster_rank() * block_size() + thread_index())
-        value = uint32(1000 * n + 10 * cluster_rank() + thread_index())
+        value = uint32(10000 * n + 100 * cluster_rank() + thread_index())
         for rank in range(cluster_size()):
             send_pair(words, mine, rank, value, uint32(value + rank), barriers, n & 1)
         barrier_wait(barriers, n & 1, n >> 1 & 1)
         for rank in range(cluster_size()):
             there = at + 2 * (rank * block_size() + thread_index())
-            told = uint32(1000 * n + 10 * rank + thread_index())
+            told = uint32(10000 * n + 100 * rank + thread_index())
             if words[there] != told or words[there + 1] != uint32(told + cluster_rank()):
                 wrong += 1
         sync_block()

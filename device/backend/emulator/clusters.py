@@ -10,11 +10,11 @@ from .arrays import field_view
 from .buffers import LINE
 from .context import field_reader, function
 from .meetings import meet
-from .memory import advance, peer
+from .memory import advance, barrier_test, peer
 from .vectors import store_half
 from .words import block_index, block_size
 
-__all__ = ["cluster_rank", "cluster_size", "send_pair", "sync_cluster"]
+__all__ = ["cluster_rank", "cluster_size", "pairs_landed", "send_pair", "sync_cluster"]
 
 cluster_size = field_reader(record.CLUSTER_SIZE)
 _row_bytes = field_reader(record.SHARED_ROW)
@@ -35,6 +35,13 @@ def sync_cluster():
 
 @function
 def send_pair(array, i, rank, a, b, barriers, barrier):
+    if rank >= cluster_size():
+        raise IndexError("there is no such block in the cluster")
     distance = (int64(rank) - cluster_rank()) * _row_bytes()
     store_half(peer(array, distance), i, a, b)
     advance(peer(barriers, distance), barrier, -8, 0)
+
+
+@function
+def pairs_landed(barriers, barrier, parity):
+    return barrier_test(barriers, barrier, parity)

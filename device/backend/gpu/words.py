@@ -32,13 +32,17 @@ def kernel(function):
 function = cuda.jit(device=True, forceinline=True)
 
 
-def ptx(text, constraints, result, *arguments, pure=False):
-    """An intrinsic that is one line of inline PTX over scalars. pure: its result depends on these alone."""
+def ptx(text, constraints, result, *arguments, pure=False, convergent=False):
+    """An intrinsic that is one line of inline PTX over scalars. pure: its result depends on these alone.
+
+    convergent: threads meet there, and it must not be copied into branches.
+    """
+    attributes = ("convergent",) if convergent else ()
 
     def codegen(context, builder, sig, args):
         returned = ir.VoidType() if result is types.void else context.get_value_type(result)
         kind = ir.FunctionType(returned, [value.type for value in args])
-        value = builder.call(ir.InlineAsm(kind, text, constraints, side_effect=not pure), args)
+        value = builder.call(ir.InlineAsm(kind, text, constraints, side_effect=not pure), args, attrs=attributes)
         return context.get_dummy_value() if result is types.void else value
 
     typed = result(*arguments), codegen
