@@ -25,9 +25,10 @@ sync_cluster = ptx(
     types.void,
     convergent=True,
 )
-# Waits for a microsecond. Relaxed, with a fence for shared memory alone: an acquire at cluster scope empties the L1.
+# Relaxed, with a fence for shared memory alone: an acquire at cluster scope would empty the L1. It waits for as long as
+# the hardware likes: told how long, it sleeps all that time.
 _look = ptx(
-    "{ .reg .pred p; mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [$1], $2, 1000; selp.u32 $0,1,0,p; }",
+    "{ .reg .pred p; mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [$1], $2; selp.u32 $0,1,0,p; }",
     "=r,r,r,~{memory}",
     uint32,
     uint32,
