@@ -28,7 +28,7 @@ def parse(argv):
     flags = parser(__doc__, tuple(ROUNDING), minbytes=8 << 10, maxbytes=8 << 10, stepfactor=2, datatype="bfloat16")
     algorithms = one_of(("auto", *ALGORITHMS))
     flags.add_argument("--algorithm", type=algorithms, metavar="A,B", help="one-shot, one-shot-put, auto (all)")
-    flags.add_argument("--cluster", type=number(1), metavar="N", help="blocks of a kernel's clusters, at most 8")
+    flags.add_argument("--cluster", type=number(1), metavar="N", help="blocks of a cluster, at most 8 (on GPUs 4)")
     options = flags.parse_args(argv)
     hidden = [nbytes // np.dtype(STORED[options.datatype]).itemsize for nbytes in sizes(options)]
     if any(nbytes > MOST_HIDDEN or nbytes % PACKET for nbytes in sizes(options)):

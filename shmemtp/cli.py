@@ -197,7 +197,8 @@ def _benchmarks():
 def _bench(options) -> int:
     known = _benchmarks()
     if options.name not in known:
-        there = f"there are {', '.join(known)}" if known else f"there are none in {SCRIPTS}; they come with the sources"
+        missing = f"there are none in {SCRIPTS}; they come with the sources (pip install -e . in a checkout)"
+        there = f"there are {', '.join(known)}" if known else missing
         raise InputError(f"no benchmark {options.name}: {there}" if options.name else f"name a benchmark: {there}")
     script = SCRIPTS / f"bench_{options.name}.py"
     sys.argv = [str(script), *options.arguments]

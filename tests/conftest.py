@@ -5,6 +5,7 @@ import functools
 import pytest
 from commands import start
 
+SUITES = "test_spmd.py"  # minutes each
 _TABLES = pytest.StashKey[list]()
 
 
@@ -23,7 +24,19 @@ def run(tmp_path):
 
 def pytest_collection_modifyitems(items):
     """What takes longest first: the rest then fills the other worker's time."""
-    items.sort(key=lambda item: item.path.name != "test_spmd.py")
+    items.sort(key=lambda item: item.path.name != SUITES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A worker takes a file, for the sake of its fixtures, or a suite of SPMD tests."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if SUITES in nodeid else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 def pytest_sessionfinish(session):
