@@ -5,7 +5,7 @@ import functools
 import pytest
 from commands import start
 
-SUITES = "test_spmd.py"  # minutes each
+SUITES = "test_spmd.py"  # takes minutes
 _TABLES = pytest.StashKey[list]()
 
 
@@ -29,12 +29,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A worker takes a file, for the sake of its fixtures, or a suite of SPMD tests."""
+    """A worker takes a file, for the sake of its fixtures, or an emulator's suite: those of GPUs follow each other."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            return nodeid if SUITES in nodeid else super()._split_scope(nodeid)
+            return nodeid if f"{SUITES}::test_suite[emulator" in nodeid else super()._split_scope(nodeid)
 
     return Scheduling(config, log)
 
