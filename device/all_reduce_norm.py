@@ -35,8 +35,8 @@ def all_reduce_norm_block(lane, kind, source, start, residual, at, weight, of, t
     """One vector, all of it by the calling block (block).
 
     source, residual, weight, target: `count` elements of `kind` (not INT32) from start, at, of and to on; target may be
-    source. count: whole packets, at most `lane.shape.kept` a thread. eps: float32. sums: float32 [warps of the block]
-    in shared memory.
+    source. count: whole packets, at most `lane.shape.kept` a thread. eps: float32. sums: float32 [warps of the block,
+    at least 8] in shared memory, at a multiple of 16 bytes.
     """
     products, work = local(lane.shape.kept_values, float32), share(kind, count, 0, 1, False)
     inverse = float32(1) / float32(count)

@@ -94,17 +94,15 @@ def share_out(lane, kind, source, start, work, shown):
     if lane.shape.put:
         pass_on(lane, kind, source, start, work, shown)
     else:
-        tag, number = uint32(shown), thread_index()
-        packet = packet_of(work, number)
-        at = hidden_place(lane, shown, lane.rank, packet)
+        tag = uint32(shown)
         sync_block()
-        while packet < work.packets:
-            a, b = load_pair(source, start + packet * elements_of_packet(kind))
-            for p in range(lane.shape.pes):
-                store_packet(peer(lane.hidden, lane.distances[p]), at, a, tag, b, tag)
-            number += block_size()
-            packet = packet_of(work, number)
-            at = hidden_place(lane, shown, lane.rank, packet)
+        for k in range(lane.shape.kept):
+            packet = packet_of(work, thread_index() + k * block_size())
+            if packet < work.packets:
+                at = hidden_place(lane, shown, lane.rank, packet)
+                a, b = load_pair(source, start + packet * elements_of_packet(kind))
+                for p in range(lane.shape.pes):
+                    store_packet(peer(lane.hidden, lane.distances[p]), at, a, tag, b, tag)
 
 
 @function

@@ -153,12 +153,12 @@ def publish_part(plan, channels, scratch, unit, first, some, warps, step):
     """
     half, tag = plan.head_dim // 2, uint32(step)
     at = plan.channel_partial + 4 * (((step & 1) * plan.units + unit) * plan.group + first) * (half + 1)
-    i = uint32(thread_index())
-    while i < some * (half + 1):
-        row = uint32(i // uint32(half + 1))
-        a, b = sum_warps(plan, scratch, row, uint32(i - row * (half + 1)), some, warps)
-        store_packet(channels, at + 4 * i, as_bits(a), tag, as_bits(b), tag)
-        i = uint32(i + plan.block)
+    for turn in range((min(plan.group, TOGETHER) * (half + 1) + plan.block - 1) // plan.block):
+        i = uint32(turn * plan.block + thread_index())
+        if i < some * (half + 1):
+            row = uint32(i // uint32(half + 1))
+            a, b = sum_warps(plan, scratch, row, uint32(i - row * (half + 1)), some, warps)
+            store_packet(channels, at + 4 * i, as_bits(a), tag, as_bits(b), tag)
 
 
 @function

@@ -27,6 +27,7 @@ from .broadcast import broadcast_grid
 from .cluster import open_box
 from .communicator import prepare_lane, read_epochs
 from .reduce_scatter import reduce_scatter_grid
+from .sums import FEW
 
 
 @function
@@ -78,7 +79,7 @@ def broadcast(call, comm, source, start, target, to, count, root):
 def all_reduce_norm_rows(call, comm, source, start, target, to, residual, at, weight, of, count, rows, eps):
     """Vectors of `count` elements, a block each: for many."""
     lane = _wait_with_lane(comm, local(comm.shape.lane_words, int64))
-    sums, row = shared(0, block_size(), float32), block_index()
+    sums, row = shared(0, max(FEW, block_size()), float32), block_index()
     while row < rows:
         read_epochs(lane)  # again for each: what a loop keeps, it waits for before it loads anything
         i = row * count
@@ -92,7 +93,7 @@ def all_reduce_norm_rows(call, comm, source, start, target, to, residual, at, we
 def all_reduce_norm_clusters(call, comm, source, start, target, to, residual, at, weight, of, count, rows, eps):
     """Vectors of `count` elements, each by a cluster of `call.blocks` blocks, of which there are `rows`: for few."""
     words, barriers = shared(16, 4 * call.blocks, uint32), shared(0, 2, uint64)
-    sums = shared(16 + 16 * call.blocks, block_size(), float32)
+    sums = shared(16 + 16 * call.blocks, max(FEW, block_size()), float32)
     box = open_box(words, barriers, local(1, int64))
     lane = _wait_with_lane(comm, local(comm.shape.lane_words, int64))
     read_epochs(lane)

@@ -20,14 +20,11 @@ from .backend import (
     float32,
     function,
     int64,
-    lane_index,
     pairs_landed,
     send_pair,
     sync_cluster,
     thread_index,
     uint32,
-    warp_size,
-    warp_sum,
 )
 from .communicator import limits_of
 from .watch import HIDDEN, LEAVE, keep_waiting
@@ -90,13 +87,13 @@ def cluster_sum(lane, box, value, blocks):
     """The sum of the blocks' values, in their order: the same bits for all of them (cluster).
 
     value: the block's, the same for its threads. box: of `blocks` pairs; its turn is the caller's to end.
+    blocks: a constant.
     """
     expect_pairs(box, blocks)
     if thread_index() == 0:
         send(box, cluster_rank(), blocks, as_bits(value), uint32(0))
     await_pairs(lane, box)
-    part, block = float32(0), lane_index()
-    while block < blocks:
-        part += as_float32(box.words[place_of(box, block)])
-        block += warp_size()
-    return warp_sum(part)
+    total = float32(0)
+    for block in range(blocks):
+        total += as_float32(box.words[place_of(box, block)])
+    return total

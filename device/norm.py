@@ -61,6 +61,9 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     packets, squares = uint32(plan.hidden_pairs // 2), float32(0)
     data, weights = local(BATCH_WORDS, uint32), local(MOST_WEIGHTS, float32)
     base = uint32(thread_index() - lane_index())
+    end = plan.low_terms // 4 - 1  # the low terms stand a packet further than the high ones reach
+    clear_padding(plan, x, 0, plan.hidden_pairs // 2, end)
+    clear_padding(plan, x, plan.low_terms // 2, plan.hidden_pairs // 2, end)
     while base < packets:
         first = uint32(base + lane_index())
         for b in range(plan.hidden_batch):  # before there is something to wait for
@@ -81,9 +84,6 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
     squares = warp_sum(squares)
     if lane_index() == 0:
         sums[warp_index()] = squares
-    end = plan.low_terms // 4 - 1  # the low terms stand a packet further than the high ones reach
-    clear_padding(plan, x, 0, packets, end)
-    clear_padding(plan, x, plan.low_terms // 2, packets, end)
 
 
 @function

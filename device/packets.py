@@ -8,7 +8,7 @@ channel has two slot sets, chosen by the epoch's parity, and needs no reset as l
 after it has read everyone's epoch k. A packet orders nothing but itself.
 """
 
-from .backend import function, int64, load_packet, sync_warp, uint32
+from .backend import function, int64, load_packet, local, sync_warp, uint32
 from .watch import LEAVE, keep_waiting
 
 BATCH = 4  # packets of one thread whose loads are in flight together
@@ -86,17 +86,19 @@ def receive_from_all(plan, words, at, stride, tag, data, limits, operation, but=
     none, and whose words in `data` stay.
     """
     polls = began = 0
+    tags = local(plan.pes_twice, uint32)
     while True:
-        missing, seen = -1, uint32(0)
+        wrong = uint32(0)  # bits of all tags at once: the shortest way from the last load to the return
         for p in range(plan.pes):
             if p != but:
-                data_a, tag_a, data_b, tag_b = load_packet(words, at + p * stride)
-                data[2 * p] = data_a
-                data[2 * p + 1] = data_b
-                if tag_a != tag or tag_b != tag:
-                    missing, seen = p, tag_a
-        if missing < 0:
+                data[2 * p], tags[2 * p], data[2 * p + 1], tags[2 * p + 1] = load_packet(words, at + p * stride)
+                wrong |= (tags[2 * p] ^ tag) | (tags[2 * p + 1] ^ tag)
+        if wrong == 0:
             return
+        missing, seen = 0, uint32(0)
+        for p in range(plan.pes):
+            if p != but and (tags[2 * p] != tag or tags[2 * p + 1] != tag):
+                missing, seen = p, tags[2 * p]
         polls += 1
         began = keep_waiting(limits, polls, began, operation, missing, at, tag, seen)
         if began == LEAVE:

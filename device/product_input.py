@@ -16,14 +16,14 @@ def store_packet_pairs(x, base, packet, first, second):
 
 @function
 def clear_padding(plan, x, base, first, end):
-    """Zeros in packets first to end - 1 of the vector at x[base] (block).
+    """Zeros in packets first to end - 1, constants, of the vector at x[base] (block).
 
-    They meet weights of 0, and must be numbers.
+    They meet weights of 0, and must be numbers. No loop of some of a warp's threads: see `work.is_any_due`.
     """
-    packet = uint32(first + thread_index())
-    while packet < end:
-        store_packet_pairs(x, base, packet, uint32(0), uint32(0))
-        packet = uint32(packet + plan.block)
+    for turn in range((end - first + plan.block - 1) // plan.block):
+        packet = uint32(first + turn * plan.block + thread_index())
+        if packet < end:
+            store_packet_pairs(x, base, packet, uint32(0), uint32(0))
 
 
 @function
@@ -32,6 +32,7 @@ def receive_vector(plan, channels, at, words, columns, tag, x, limits, operation
     data, packets = local(BATCH_WORDS, uint32), uint32(words // 2)
     batch = min(BATCH, (words // 2 + plan.block - 1) // plan.block)
     at, first = uint32(at), uint32(thread_index())
+    clear_padding(plan, x, 0, words // 2, columns // 4)
     if first - lane_index() < packets:
         wait_for_packet(channels, at + 4 * (first - lane_index()), tag, limits, operation)
     while first < packets:
@@ -41,4 +42,3 @@ def receive_vector(plan, channels, at, words, columns, tag, x, limits, operation
             if packet < packets:
                 store_packet_pairs(x, 0, packet, data[2 * b], data[2 * b + 1])
         first = uint32(first + batch * plan.block)
-    clear_padding(plan, x, 0, packets, columns // 4)

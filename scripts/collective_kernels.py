@@ -134,7 +134,7 @@ def all_reduce_norm_rounds(shape, comm, source, given, residual, weight, target,
     lane = open_lane(comm, local(comm.shape.lane_words, int64))
     words, hidden, blocks, start = int64(shape.words), int64(shape.hidden), shape.blocks, uint32(0)
     x, own = shared(16, words, uint32), shared(16 + 4 * words, words, uint32)
-    received, sums = shared(16 + 8 * words, 2 * words, uint32), shared(16 + 16 * words, block_size(), float32)
+    received, sums = shared(16 + 8 * words, 2 * words, uint32), shared(16 + 16 * words, max(8, block_size()), float32)
     box = open_box(received, shared(0, 2, uint64), local(1, int64))
     load_residual(shape.kind, residual, 0, hidden, blocks, own)
     sync_block()

@@ -63,7 +63,7 @@ class KernelRounds:
         """Also checks that all clusters have the same residual. cluster: blocks of one."""
         vectors, clusters = Vectors(self._type, hidden, self._pe.size), grid // cluster
         args, residual, target = self._norm(comm, vectors, grid, cluster)
-        options = dict(shared_bytes=16 + 4 * target.nbytes // grid + 4 * block, cluster=cluster)
+        options = dict(shared_bytes=16 + 4 * target.nbytes // grid + 4 * max(8, block), cluster=cluster)
         times = self._time(kernels.all_reduce_norm_rounds, grid, block, args, comm, **options)
         found = target.numpy().view(residual.dtype).reshape(grid, -1)[:, :hidden]
         left = residual.numpy().reshape(1 + clusters, hidden)[1:]

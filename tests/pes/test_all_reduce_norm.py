@@ -40,7 +40,7 @@ ROUNDS = 20
 def norm_blocks(comm, kind, source, residual, weight, target, count, rounds):
     """Each block does every vector whose number it divides, on its own lane."""
     lane = open_lane(comm, local(comm.shape.lane_words, int64))
-    sums = shared(0, block_size(), float32)
+    sums = shared(0, max(8, block_size()), float32)
     for n in range(block_index(), rounds, grid_size()):
         at = n * count
         all_reduce_norm_block(lane, kind, source, at, residual, at, weight, 0, target, at, count, float32(1e-5), sums)
@@ -55,7 +55,7 @@ def norm_grid(shape, comm, kind, source, residual, weight, target, count, rounds
     lane = open_lane(comm, local(comm.shape.lane_words, int64))
     words, eps = (count + 3) // 4 * 2, float32(1e-5)
     x, own = shared(16, words, uint32), shared(16 + 4 * words, words, uint32)
-    received, sums = shared(16 + 8 * words, 2 * words, uint32), shared(16 + 16 * words, block_size(), float32)
+    received, sums = shared(16 + 8 * words, 2 * words, uint32), shared(16 + 16 * words, max(8, block_size()), float32)
     box = open_box(received, shared(0, 2, uint64), local(1, int64))
     for n in range(rounds):
         at = (block_index() // shape.blocks * rounds + n) * count
@@ -72,7 +72,7 @@ def norm_grid(shape, comm, kind, source, residual, weight, target, count, rounds
 def norm_clusters(shape, comm, kind, source, residual, weight, target, count, rounds):
     """Cluster c does vectors c, c + clusters, ..."""
     lane = open_lane(comm, local(comm.shape.lane_words, int64))
-    received, sums = shared(16, 4 * shape.blocks, uint32), shared(16 + 16 * shape.blocks, block_size(), float32)
+    received, sums = shared(16, 4 * shape.blocks, uint32), shared(16 + 16 * shape.blocks, max(8, block_size()), float32)
     box = open_box(received, shared(0, 2, uint64), local(1, int64))
     for n in range(block_index() // shape.blocks, rounds, grid_size() // shape.blocks):
         at, eps = n * count, float32(1e-5)
@@ -126,7 +126,7 @@ def test_each_block_alone(pe, algorithm, kind):
     comm = channel(pe, algorithm, grid, hidden_packets=128)
     arrays = [on_device(pe, values) for values in (sources[pe.rank], residual, weight)]
     target = pe.device.array(ROUNDS * count, np.uint16)
-    pe.run(norm_blocks, grid, block, comm, KINDS[kind], *arrays, target, count, ROUNDS, shared_bytes=4 * block)
+    pe.run(norm_blocks, grid, block, comm, KINDS[kind], *arrays, target, count, ROUNDS, shared_bytes=4 * max(8, block))
     comm.check("norm_blocks")
     hidden, normed = right(kind, sources, residual, weight)
     np.testing.assert_array_equal(arrays[1].numpy().reshape(ROUNDS, count), hidden)
@@ -147,7 +147,7 @@ def test_a_share_for_each_block_of_a_cluster(pe, count, algorithm, shape):
     arrays = [on_device(pe, values) for values in (sources[pe.rank], residual, weight)]
     target = pe.device.array(ROUNDS * count, np.uint16)
     args = (Constants(blocks=cluster), comm, KINDS[kind], *arrays, target, count, ROUNDS)
-    pe.run(norm_clusters, grid, block, *args, shared_bytes=16 + 4 * block + 16 * cluster, cluster=cluster)
+    pe.run(norm_clusters, grid, block, *args, shared_bytes=16 + 4 * max(8, block) + 16 * cluster, cluster=cluster)
     comm.check("norm_clusters")
     hidden, normed = right(kind, sources, residual, weight)
     np.testing.assert_array_equal(arrays[1].numpy().reshape(ROUNDS, count), hidden)
@@ -169,7 +169,7 @@ def test_the_whole_grid(pe, count, algorithm, shape):
     arrays = [on_device(pe, values) for values in (sources[pe.rank], np.tile(residual, (clusters, 1)), weight)]
     target = pe.device.array(grid * ROUNDS * count, np.uint16)
     args = (Constants(blocks=cluster), comm, KINDS[kind], *arrays, target, count, ROUNDS)
-    shared_bytes = 16 + 4 * block + 32 * ((count + 3) // 4)
+    shared_bytes = 16 + 4 * max(8, block) + 32 * ((count + 3) // 4)
     pe.run(norm_grid, grid, block, *args, shared_bytes=shared_bytes, cluster=cluster)
     comm.check("norm_grid")
     hidden, normed = right(kind, sources, residual, weight)
