@@ -179,3 +179,29 @@ def test_the_heap_has_the_size_that_was_set(comm, monkeypatch):
         heap.free(first)
     heap.free(heap.allocate(4096))
     heap.close()
+
+
+@kernel
+def not_all_meet(block_wide):
+    """The last thread leaves; the others wait for it."""
+    if thread_index() < 3:
+        if block_wide[0] != 0:
+            sync_block()
+        else:
+            sync_warp()
+
+
+@pytest.mark.parametrize("block_wide", [0, 1])
+def test_a_barrier_that_a_thread_does_not_reach_is_told(device, block_wide):
+    flags = device.array(1, np.int64)
+    flags.fill(np.array([block_wide]))
+    compiled = device.compile(not_all_meet, (flags,))
+    with pytest.raises(RuntimeError, match="not all of its threads reach"):
+        device.launch(compiled, 2, 4, (flags,), warp=4).wait()
+
+
+def test_a_put_to_what_is_not_symmetric_is_told(run, device, comm):
+    own = device.array(1, np.int64)
+    with pytest.raises(IndexError, match="no symmetric array"):
+        run(put_to, (1, 1, 1), own, own, comm.size - 1)
+    comm.Barrier()

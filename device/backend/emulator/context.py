@@ -15,10 +15,12 @@ from .compiler import function
 
 I32, I64, POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
 
-# The record's fields. The last seven are addresses.
+# The record's fields
 THREAD, BLOCK, BLOCK_SIZE, GRID_SIZE, WARP_SIZE, CLUSTER_SIZE, PES, SHARED_BYTES, SHARED_ROW = range(9)
-SHARED, SCRATCH, BLOCK_BARRIER, WARP_BARRIER, FAILED, DISTANCES, PRIOR = range(9, 16)
-FIELDS = 16  # a record is 128 bytes
+SHARED, SCRATCH, BLOCK_BARRIER, WARP_BARRIER, FAILED, DISTANCES, PRIOR = range(9, 16)  # addresses
+HEAP, HEAP_BYTES = 16, 17
+FIELDS = 18
+LEFT = 8  # of a barrier's row: how many of its threads have left the kernel
 
 YIELDS = 100  # polls of a wait before its thread sleeps, each time SLEEP_STEP longer
 SLEEP_STEP, LONGEST_SLEEP = 10, 500  # microseconds

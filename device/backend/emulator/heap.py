@@ -19,7 +19,7 @@ class Heap:
     Parameters
     ----------
     device : Device
-        Its launches learn the distances from here.
+        Its launches learn the distances and where the heap is from here.
     comm : mpi4py.MPI.Comm
         All PEs; creating and closing the heap is collective over it.
 
@@ -58,7 +58,7 @@ class Heap:
         self._free = [(self._start, self.nbytes)]  # (address, bytes), by address
         self._taken = {}
         self._touched = self._start  # fresh pages are zero: only what was handed out before needs zeroing
-        device.distances = self.distances
+        device.distances, device.heap = self.distances, (self._start, self.nbytes)
 
     def allocate(self, nbytes):
         """Takes `nbytes` zeroed bytes on a 128-byte line; collective, the same size on every PE.

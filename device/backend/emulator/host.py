@@ -38,7 +38,7 @@ class Device:
         self.name = f"emulator, {self.multiprocessors} cores"
         self.shared_bytes = 227 * 1024
         self.warp_size = 1
-        self.distances = np.zeros(1, np.int64)  # the heap's, once there is one
+        self.distances, self.heap = np.zeros(1, np.int64), (0, 0)  # and (address, bytes) of the heap, once there is one
 
     def memory(self):
         """(free, total) bytes of the host."""

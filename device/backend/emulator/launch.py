@@ -117,15 +117,15 @@ class Launch:
     `wait_for_prior_kernel` waits for the launch before in the same stream, where both are `early`.
     """
 
-    def __init__(self, compiled, grid, block, args, shared_bytes, warp, cluster, distances, early, stream):
-        self._compiled, self._args, self._distances, self._errors = compiled, args, distances, []
+    def __init__(self, compiled, grid, block, args, shared_bytes, warp, cluster, device, early, stream):
+        self._compiled, self._args, self._distances, self._errors = compiled, args, device.distances, []
         self._failed, self._running, self._counting = aligned(1, np.int64), aligned(1, np.int64), threading.Lock()
         self._running[0] = grid * block
         self._prior = _last_early.get(stream, _nobody) if early else _nobody
         if early:
             _last_early[stream] = self._running
         self._memory = _BlockMemory(grid, block, warp, cluster, shared_bytes)
-        self._records = self._memory.records(self._failed, distances, self._prior)
+        self._records = self._memory.records(self._failed, device.distances, self._prior, device.heap)
         self._threads = [threading.Thread(target=self._run, args=(row,), daemon=True) for row in self._records]
         _launches.add(self)
         for thread in self._threads:
@@ -141,6 +141,7 @@ class Launch:
         finally:
             with self._counting:
                 self._running[0] -= 1
+                self._memory.leave(*record[[context.BLOCK, context.THREAD]])
 
     def done(self):
         """Whether every thread has left the kernel. Does not wait."""
@@ -191,18 +192,24 @@ class _BlockMemory:
         self.block_barriers = aligned((grid, LINE // 8), np.int64)
         self.warp_barriers = aligned((grid, self.warps, LINE // 8), np.int64)
 
-    def records(self, failed, distances, prior):
+    def leave(self, block, thread):
+        """A thread is no longer in the kernel: `meet` tells those that wait for it."""
+        self.block_barriers[block, context.LEFT] += 1
+        self.warp_barriers[block, thread // self.warp, context.LEFT] += 1
+
+    def records(self, failed, distances, prior, heap):
         """int64[threads, FIELDS]: what each thread binds before it calls the kernel."""
         records = aligned((self.grid * self.block, context.FIELDS), np.int64)
         for row, record in enumerate(records):
             block, thread = divmod(row, self.block)
             warp = thread // self.warp
-            record[: context.PRIOR + 1] = (
+            record[:] = (
                 *(thread, block, self.block, self.grid, self.warp, self.cluster, len(distances)),
                 *(self.shared_bytes, self.shared.strides[0]),
                 *(row.ctypes.data for row in (self.shared[block], self.scratch[block, warp])),
                 *(row.ctypes.data for row in (self.block_barriers[block], self.warp_barriers[block, warp])),
                 *(failed.ctypes.data, distances.ctypes.data, prior.ctypes.data),
+                *heap,
             )
         return records
 

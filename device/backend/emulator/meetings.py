@@ -12,8 +12,11 @@ __all__ = ["sync_block", "sync_threads", "sync_warp", "warp_max", "warp_max_key"
 
 
 @function
-def meet(barrier, at, members):
-    """The barrier's words from `at` on: how many threads have arrived, how often all have met. The backend's own."""
+def meet(barrier, at, members, all_of_them=True):
+    """The barrier's words from `at` on: how many threads have arrived, how often all have met. The backend's own.
+
+    Raises where the others have left the kernel. all_of_them: whether those are all that the row's LEFT counts.
+    """
     meetings = load_relaxed(barrier, at + 1)
     if atomic_add(barrier, at, 1) == members - 1:
         store_relaxed(barrier, at, 0)
@@ -23,10 +26,13 @@ def meet(barrier, at, members):
         while load_acquire(barrier, at + 1) == meetings:
             polls += 1
             pause(0, polls)
+            left = load_relaxed(barrier, record.LEFT) if all_of_them else 0
+            if left > 0 and left + load_relaxed(barrier, at) == members and load_acquire(barrier, at + 1) == meetings:
+                raise RuntimeError("a barrier that not all of its threads reach: some have left the kernel")
 
 
-_block_barrier = field_view(record.BLOCK_BARRIER, int64, 4)  # sync_block's two words, then sync_threads'
-_warp_barrier = field_view(record.WARP_BARRIER, int64, 2)
+_block_barrier = field_view(record.BLOCK_BARRIER, int64, record.LEFT + 1)  # sync_block's two words, then sync_threads'
+_warp_barrier = field_view(record.WARP_BARRIER, int64, record.LEFT + 1)
 
 
 @function
@@ -38,7 +44,7 @@ def sync_block():
 @function
 def sync_threads(count):
     if count > 1:
-        meet(_block_barrier(), 2, count)
+        meet(_block_barrier(), 2, count, False)
 
 
 @function

@@ -22,7 +22,7 @@ class Prepared:
         for position, value in (changes or {}).items():
             self._args[position] = _changed(self._args[position], value)
         args = arguments(self._args)
-        return Launch(self._compiled, *self._shape, args, *self._options, self._device.distances, self._early, stream)
+        return Launch(self._compiled, *self._shape, args, *self._options, self._device, self._early, stream)
 
 
 def _changed(argument, value):

@@ -5,8 +5,8 @@ from numba.core import errors
 from numba.extending import intrinsic
 
 from . import context as record
-from .arrays import field_view
-from .context import field_reader, function
+from .arrays import element, field_view
+from .context import I64, field_reader, function
 from .meetings import sync_block, sync_warp
 from .memory import copy_bytes, load_acquire, peer, store_release
 from .words import block_size, lane_index, thread_index, warp_size
@@ -29,7 +29,7 @@ __all__ = [
 
 MOST_PES = 1 << 16  # far above: `_pes` says how many there are
 
-_pes = field_reader(record.PES)
+_pes, _heap, _heap_bytes = field_reader(record.PES), field_reader(record.HEAP), field_reader(record.HEAP_BYTES)
 _distances = field_view(record.DISTANCES, types.int64, MOST_PES)
 
 
@@ -42,10 +42,23 @@ def _item_bytes(typingctx, target, source):
     return types.int64(target, source), lambda context, builder, sig, args: context.get_constant(types.int64, size)
 
 
+@intrinsic
+def _address(typingctx, array):
+    def codegen(context, builder, sig, args):
+        first = context.get_constant(types.int64, 0)
+        return builder.ptrtoint(element(context, builder, sig.args[0], args[0], first), I64)
+
+    return types.int64(array), codegen
+
+
 @function
-def _distance(pe):
+def _distance(array, pe):
+    """From a symmetric array to PE `pe`'s copy of it."""
     if pe < 0 or pe >= _pes():
         raise IndexError("no such PE")
+    behind = _address(array) - _heap()
+    if _heap_bytes() > 0 and (behind < 0 or behind >= _heap_bytes()):
+        raise IndexError("no symmetric array: other PEs have no copy of it")
     return _distances()[pe]
 
 
@@ -59,42 +72,42 @@ def _copy_share(target, to, source, start, count, member, members):
 
 @function
 def put(target, to, source, start, count, pe):
-    _copy_share(peer(target, _distance(pe)), to, source, start, count, 0, 1)
+    _copy_share(peer(target, _distance(target, pe)), to, source, start, count, 0, 1)
 
 
 @function
 def put_warp(target, to, source, start, count, pe):
-    _copy_share(peer(target, _distance(pe)), to, source, start, count, lane_index(), warp_size())
+    _copy_share(peer(target, _distance(target, pe)), to, source, start, count, lane_index(), warp_size())
     sync_warp()
 
 
 @function
 def put_block(target, to, source, start, count, pe):
-    _copy_share(peer(target, _distance(pe)), to, source, start, count, thread_index(), block_size())
+    _copy_share(peer(target, _distance(target, pe)), to, source, start, count, thread_index(), block_size())
     sync_block()
 
 
 @function
 def get(target, to, source, start, count, pe):
-    _copy_share(target, to, peer(source, _distance(pe)), start, count, 0, 1)
+    _copy_share(target, to, peer(source, _distance(source, pe)), start, count, 0, 1)
 
 
 @function
 def get_warp(target, to, source, start, count, pe):
-    _copy_share(target, to, peer(source, _distance(pe)), start, count, lane_index(), warp_size())
+    _copy_share(target, to, peer(source, _distance(source, pe)), start, count, lane_index(), warp_size())
     sync_warp()
 
 
 @function
 def get_block(target, to, source, start, count, pe):
-    _copy_share(target, to, peer(source, _distance(pe)), start, count, thread_index(), block_size())
+    _copy_share(target, to, peer(source, _distance(source, pe)), start, count, thread_index(), block_size())
     sync_block()
 
 
 @function
 def signal(signals, i, value, pe):
     """Copies here are done when they return, so a release store comes after every earlier put of this thread."""
-    store_release(peer(signals, _distance(pe)), i, value)
+    store_release(peer(signals, _distance(signals, pe)), i, value)
 
 
 @function
