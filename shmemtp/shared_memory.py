@@ -124,14 +124,18 @@ class SharedMemory:
     def fits(self) -> bool:
         return self._batches >= self._least_batches
 
-    @property
-    def stages(self) -> int:
-        """Of the ring: what there is room for."""
+    def check(self) -> None:
+        """Raises if a block has no room for this model."""
         if not self.fits:
             least = self._small_bytes + self._least_batches * self._batch_bytes
             raise ShmemtpError(
                 f"this model needs {least} bytes of shared memory a block, and the device has {self.limit}"
             )
+
+    @property
+    def stages(self) -> int:
+        """Of the ring: what there is room for."""
+        self.check()
         return self._batches * self.batch
 
     @property

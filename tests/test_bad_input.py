@@ -138,6 +138,13 @@ def test_more_pes_than_gpus():
     assert f"but {pes - 1} visible GPU" in told
 
 
+def test_a_model_too_large_for_the_emulator_is_told_before_it_loads():
+    began = time.monotonic()
+    told = error("--model", "llama-3.2-1b", "--load-format", "dummy", "--prompt-ids", "1", code=1)
+    assert "bytes of shared memory a block" in told
+    assert time.monotonic() - began < 20  # making its weights takes longer
+
+
 def test_not_enough_memory(tmp_path):
     """A model larger than any machine; how much it needs, and how much is free."""
     config = json.loads((TINY / "config.json").read_text())
