@@ -9,17 +9,7 @@ overwrite, that is before it if other blocks wrote the source, and after it befo
 written. Grid and block are the same on all PEs.
 """
 
-from .backend import (
-    block_index,
-    block_size,
-    function,
-    grid_size,
-    lane_index,
-    local,
-    sync_block,
-    thread_index,
-    uint32,
-)
+from .backend import block_index, block_size, function, grid_size, local, sync_block, thread_index, uint32
 from .communicator import EXCHANGE, FIRST, SECOND, close, next_epoch, record
 from .element import elements_of_packet, sum_of_data
 from .exchange import deliver, load_only, load_part, parts_of, store_only, store_part
@@ -37,7 +27,7 @@ from .rounds import (
     send_to_all,
     send_to_each,
 )
-from .work import awaited, capacity, count_due, divide_up, first_of, goes_in_lines, packet_of, share
+from .work import capacity, count_due, divide_up, first_of, goes_in_lines, packet_of, share
 
 
 @function
@@ -97,7 +87,6 @@ def one_packet_each(lane, kind, source, target, work):
     number = thread_index()
     packet, data = packet_of(work, number), local(lane.shape.pes_twice, uint32)
     at, due = packet * elements_of_packet(kind), packet_of(work, first_of(work, number)) < work.packets
-    any_due = packet_of(work, first_of(work, number - lane_index())) < work.packets  # of the warp
     if not lane.wait:
         sync_block()  # `begin`'s
     enter(lane)
@@ -115,9 +104,8 @@ def one_packet_each(lane, kind, source, target, work):
             post_to_others(lane, work, epoch, FIRST, number, a, b)
         deliver(lane, epoch, FIRST, count_due(lane, work, 0), True)
         record(lane, EXCHANGE, epoch)
-        if any_due:
-            collect_others(lane, work, epoch, FIRST, awaited(number, due), a, b, data)
         if due:
+            collect_others(lane, work, epoch, FIRST, number, a, b, data)
             a, b = sum_of_data(kind, data, lane.shape.pes)
             if work.in_lines:
                 store_part(kind, target, 0, at, a, b)

@@ -11,7 +11,6 @@ from .backend import (
     block_size,
     fence,
     function,
-    lane_index,
     load_pair,
     load_relaxed,
     peer,
@@ -226,11 +225,11 @@ def greet(lane, epoch):
 def await_greetings(lane, epoch):
     """Returns when every PE's lane has been in `epoch`; for `finish` to follow (block)."""
     if not lane.shape.put:
-        limits, last = limits_of(lane), lane.shape.pes - 1
-        first = thread_index() - lane_index()  # a warp's threads all wait: see `is_any_due`
-        while first <= last:
-            _await_greeting(lane, epoch, min(first + lane_index(), last), limits)
-            first += block_size()
+        limits = limits_of(lane)
+        p = thread_index()
+        while p < lane.shape.pes:
+            _await_greeting(lane, epoch, p, limits)
+            p += block_size()
 
 
 @function

@@ -18,7 +18,7 @@ def store_packet_pairs(x, base, packet, first, second):
 def clear_padding(plan, x, base, first, end):
     """Zeros in packets first to end - 1, constants, of the vector at x[base] (block).
 
-    They meet weights of 0, and must be numbers. No loop of some of a warp's threads: see `work.is_any_due`.
+    They meet weights of 0, and must be numbers.
     """
     for turn in range((end - first + plan.block - 1) // plan.block):
         packet = uint32(first + turn * plan.block + thread_index())

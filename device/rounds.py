@@ -18,7 +18,7 @@ from .backend import (
 from .communicator import EXCHANGE, FIRST, SECOND, begin, read_epochs, record
 from .element import elements_of_packet, sum_of_data
 from .exchange import deliver, load_part, store_part
-from .work import awaited, capacity, count_due, is_any_due, is_due, packet_of
+from .work import capacity, count_due, is_due, packet_of
 
 
 @function
@@ -72,10 +72,9 @@ def count_turns(lane, turns):
 def send_to_all(lane, kind, epoch, work, begun, source):
     """Part 0 of source to every PE."""
     each, number = elements_of_packet(kind), thread_index()
-    while is_any_due(lane, work, begun, number):
-        if is_due(lane, work, begun, number):
-            a, b = load_part(kind, source, 0, packet_of(work, begun + number) * each)
-            post_to_all(lane, work, epoch, FIRST, number, a, b)
+    while is_due(lane, work, begun, number):
+        a, b = load_part(kind, source, 0, packet_of(work, begun + number) * each)
+        post_to_all(lane, work, epoch, FIRST, number, a, b)
         number += block_size()
     deliver(lane, epoch, FIRST, count_due(lane, work, begun), True)
 
@@ -84,11 +83,10 @@ def send_to_all(lane, kind, epoch, work, begun, source):
 def send_to_each(lane, kind, epoch, work, begun, source):
     """Part p of source to rank p."""
     each, number = elements_of_packet(kind), thread_index()
-    while is_any_due(lane, work, begun, number):
-        if is_due(lane, work, begun, number):
-            for p in range(lane.shape.pes):
-                a, b = load_part(kind, source, p, packet_of(work, begun + number) * each)
-                post(lane, work, epoch, FIRST, number, p, a, b)
+    while is_due(lane, work, begun, number):
+        for p in range(lane.shape.pes):
+            a, b = load_part(kind, source, p, packet_of(work, begun + number) * each)
+            post(lane, work, epoch, FIRST, number, p, a, b)
         number += block_size()
     deliver(lane, epoch, FIRST, count_due(lane, work, begun), False)
 
@@ -97,12 +95,10 @@ def send_to_each(lane, kind, epoch, work, begun, source):
 def receive_sum(lane, kind, epoch, work, begun, target):
     """What all PEs sent, summed in their order, to part 0 of target."""
     each, number, data = elements_of_packet(kind), thread_index(), local(lane.shape.pes_twice, uint32)
-    while is_any_due(lane, work, begun, number):
-        due = is_due(lane, work, begun, number)
-        collect(lane, work, epoch, FIRST, awaited(number, due), data)
-        if due:
-            a, b = sum_of_data(kind, data, lane.shape.pes)
-            store_part(kind, target, 0, packet_of(work, begun + number) * each, a, b)
+    while is_due(lane, work, begun, number):
+        collect(lane, work, epoch, FIRST, number, data)
+        a, b = sum_of_data(kind, data, lane.shape.pes)
+        store_part(kind, target, 0, packet_of(work, begun + number) * each, a, b)
         number += block_size()
 
 
@@ -110,12 +106,10 @@ def receive_sum(lane, kind, epoch, work, begun, target):
 def forward_sum(lane, kind, epoch, work, begun):
     """What all PEs sent, summed in their order, to every PE as the second shot."""
     number, data = thread_index(), local(lane.shape.pes_twice, uint32)
-    while is_any_due(lane, work, begun, number):
-        due = is_due(lane, work, begun, number)
-        collect(lane, work, epoch, FIRST, awaited(number, due), data)
-        if due:
-            a, b = sum_of_data(kind, data, lane.shape.pes)
-            post_to_all(lane, work, epoch, SECOND, number, a, b)
+    while is_due(lane, work, begun, number):
+        collect(lane, work, epoch, FIRST, number, data)
+        a, b = sum_of_data(kind, data, lane.shape.pes)
+        post_to_all(lane, work, epoch, SECOND, number, a, b)
         number += block_size()
     deliver(lane, epoch, SECOND, count_due(lane, work, begun), True)
 
@@ -124,12 +118,10 @@ def forward_sum(lane, kind, epoch, work, begun):
 def receive_from_each(lane, kind, epoch, phase, work, begun, target):
     """What rank p sent in this phase, to part p of target."""
     each, number, data = elements_of_packet(kind), thread_index(), local(lane.shape.pes_twice, uint32)
-    while is_any_due(lane, work, begun, number):
-        due = is_due(lane, work, begun, number)
-        collect(lane, work, epoch, phase, awaited(number, due), data)
-        if due:
-            for p in range(lane.shape.pes):
-                store_part(kind, target, p, packet_of(work, begun + number) * each, data[2 * p], data[2 * p + 1])
+    while is_due(lane, work, begun, number):
+        collect(lane, work, epoch, phase, number, data)
+        for p in range(lane.shape.pes):
+            store_part(kind, target, p, packet_of(work, begun + number) * each, data[2 * p], data[2 * p + 1])
         number += block_size()
 
 
@@ -137,11 +129,9 @@ def receive_from_each(lane, kind, epoch, phase, work, begun, target):
 def receive_from_one(lane, kind, epoch, work, begun, root, target):
     """What rank `root` sent to all, to part 0 of target."""
     each, number = elements_of_packet(kind), thread_index()
-    while is_any_due(lane, work, begun, number):
-        due = is_due(lane, work, begun, number)
-        a, b = collect_from(lane, work, epoch, FIRST, awaited(number, due), root)
-        if due:
-            store_part(kind, target, 0, packet_of(work, begun + number) * each, a, b)
+    while is_due(lane, work, begun, number):
+        a, b = collect_from(lane, work, epoch, FIRST, number, root)
+        store_part(kind, target, 0, packet_of(work, begun + number) * each, a, b)
         number += block_size()
 
 

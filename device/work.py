@@ -5,7 +5,7 @@ Numbers are of 32 bits where they suffice, and `while` deals out what a block's 
 
 from collections import namedtuple
 
-from .backend import LINE_THREADS, block_size, function, int64, lane_index, uint32
+from .backend import LINE_THREADS, block_size, function, int64, uint32
 from .communicator import PLACE_BITS, PLACES, RUN, RUN_BITS
 from .element import elements_of_packet
 
@@ -58,21 +58,6 @@ def is_due(lane, work, begun, number):
     """Whether an exchange from the block's packet `begun` on has one `number` behind."""
     first = first_of(work, number)
     return first < capacity(lane, work) and packet_of(work, begun + first) < work.packets
-
-
-@function
-def is_any_due(lane, work, begun, number):
-    """`is_due` of any of the warp's threads, whose numbers follow each other: a loop's condition (warp).
-
-    A loop that only some of a warp's threads run costs them hundreds of cycles, a branch costs none.
-    """
-    return is_due(lane, work, begun, number - lane_index())
-
-
-@function
-def awaited(number, due):
-    """The packet that a thread of a warp that loops polls for: the first thread's, where it has none due (thread)."""
-    return number if due else number - lane_index()
 
 
 @function
