@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 from shmemtp.agreement import Agreement, agree, exit_code, report
+from shmemtp.cli import size
 from shmemtp.errors import InputError, ShmemtpError
 from shmemtp.log import configure
 from shmemtp.world import join, launcher
 
 TYPES = ("float", "bfloat16", "half", "int32")  # nccl-tests' names
 MOST_THREADS = 512  # of a block: one machine code serves every launch, with 128 registers a thread
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,14 +51,6 @@ def shape(text):
     if match is None or int(match[2]) > MOST_THREADS:
         raise argparse.ArgumentTypeError(f"{text!r} is no launch such as 8x128, of at most {MOST_THREADS} threads")
     return int(match[1]), int(match[2])
-
-
-def size(text):
-    """Bytes of "512", "8K" or "1M"."""
-    match = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
-    if match is None or int(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512, 8K or 1M")
-    return int(match[1]) * UNITS[match[2]]
 
 
 def number(low):

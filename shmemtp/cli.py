@@ -7,8 +7,10 @@ exit code 2 for bad input, else 1. SHMEMTP_DEBUG=1 adds tracebacks.
 import argparse
 import ast
 import contextlib
+import functools
 import importlib
 import os
+import re
 import runpy
 import sys
 from importlib import metadata
@@ -19,9 +21,10 @@ from .errors import InputError
 from .log import configure
 from .world import join, launcher
 
-__all__ = ["main"]
+__all__ = ["main", "size"]
 
 ONE_SHOT = ("auto", "one-shot", "one-shot-put", "packets", "put")  # the last two are other names of the two before
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 
@@ -114,7 +117,14 @@ def _add_tune(commands):
     what = "measure collectives on this machine: by which algorithm and launch each size goes from then on"
     parser = commands.add_parser("tune", help=what.partition(":")[0], description=what)
     add = parser.add_argument
-    add("--max-bytes", metavar="N", type=_number(int, 1024), default=4 << 20, help="largest message (%(default)s)")
+    largest = functools.partial(size, least=1024)
+    add(
+        "--max-bytes",
+        metavar="SIZE",
+        type=largest,
+        default="4M",
+        help="largest message, 8K or 1M say (%(default)s)",
+    )
     add("--repeats", metavar="N", type=_number(int, 1), default=20, help="timed parts of a launch (%(default)s)")
     _add_job(parser)
     parser.set_defaults(run=_collective("tuning"))
@@ -126,6 +136,16 @@ def _add_job(parser):
     add("--backend", choices=("auto", "gpu", "emulator"), default="auto")
     add("--bootstrap", choices=("unique-id", "mpi"), default="unique-id", help="how NVSHMEM starts")
     add("--verbose", action="store_true")
+
+
+def size(text: str, least: int = 1) -> int:
+    """A flag's type: the bytes of "512", "8K" or "1M"."""
+    match = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
+    nbytes = int(match[1]) * UNITS[match[2]] if match else 0
+    if nbytes < least:
+        rule = f", {least} or more" if least > 1 else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512, 8K or 1M{rule}")
+    return nbytes
 
 
 def _number(kind, low, high=None):

@@ -69,7 +69,7 @@ def test_ignore_eos_is_no_stop_tokens(run):
         (generate("any", "--top-p", "1.5"), "'1.5' is not a number from 0.0 to 1.0"),
         (generate("any", "--backend", "cpu"), "'cpu'"),
         (generate("any", "--algorithm", "ring"), "'ring'"),
-        (["tune", "--max-bytes", "100"], "'100' is not a whole number from 1024 up"),
+        (["tune", "--max-bytes", "100"], "'100' is not a size such as 512, 8K or 1M, 1024 or more"),
         (["tune"], "start at least two"),
         (generate("any", "--tensor-parallel", "2"), "unrecognized arguments"),
         (["bench", "nothing"], "no benchmark nothing"),
@@ -111,7 +111,7 @@ def test_bench_runs_a_script_with_its_arguments(run, tmp_path):
 def test_tune_prints_and_keeps_a_table(run, tmp_path, monkeypatch):
     """For jobs like the one that measured it."""
     monkeypatch.setenv("SHMEMTP_CACHE_DIR", str(tmp_path))
-    done = run("tune", "--max-bytes", "2048", "--repeats", "1", pes=2, SHMEMTP_CACHE_DIR=str(tmp_path))
+    done = run("tune", "--max-bytes", "2K", "--repeats", "1", pes=2, SHMEMTP_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "2 PEs on 1 node: emulator, all pairs over shared memory" in done.stderr
     head, *rows, last = done.stdout.splitlines()
