@@ -96,7 +96,7 @@ def share_out(lane, kind, source, start, work, shown):
     else:
         tag = uint32(shown)
         sync_block()
-        for k in range(lane.shape.kept):
+        for k in range(lane.shape.kept):  # straight code: a loop would let warps that have no packet go first
             packet = packet_of(work, thread_index() + k * block_size())
             if packet < work.packets:
                 at = hidden_place(lane, shown, lane.rank, packet)

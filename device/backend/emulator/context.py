@@ -15,7 +15,7 @@ from .compiler import function
 
 I32, I64, POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
 
-# The record's fields
+# The record's fields.
 THREAD, BLOCK, BLOCK_SIZE, GRID_SIZE, WARP_SIZE, CLUSTER_SIZE, PES, SHARED_BYTES, SHARED_ROW = range(9)
 SHARED, SCRATCH, BLOCK_BARRIER, WARP_BARRIER, FAILED, DISTANCES, PRIOR = range(9, 16)  # addresses
 HEAP, HEAP_BYTES = 16, 17
