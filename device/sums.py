@@ -31,16 +31,16 @@ def block_sum(lane, value, sums):
 
 @function
 def _sum_of_few(sums, warps):
-    """By each thread alone: another sum over a warp takes three times as long."""
+    """By each thread alone: a second sum over a warp takes 120 cycles more."""
     a, b, c, d = load_vector(sums, 0)
     e, f, g, h = load_vector(sums, 4)
-    first = (as_float32(a) + _if(warps > 1, b)) + (_if(warps > 2, c) + _if(warps > 3, d))
-    second = (_if(warps > 4, e) + _if(warps > 5, f)) + (_if(warps > 6, g) + _if(warps > 7, h))
+    first = (as_float32(a) + _value_if(warps > 1, b)) + (_value_if(warps > 2, c) + _value_if(warps > 3, d))
+    second = (_value_if(warps > 4, e) + _value_if(warps > 5, f)) + (_value_if(warps > 6, g) + _value_if(warps > 7, h))
     return first + second
 
 
 @function
-def _if(there, bits):
+def _value_if(there, bits):
     return as_float32(bits) if there else float32(0)
 
 

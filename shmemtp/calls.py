@@ -19,7 +19,6 @@ __all__ = ["CLUSTER", "Calls"]
 ALIGNMENT = 16  # bytes: where a kernel's array begins, its elements some way behind
 CARRIERS = (np.float32, np.uint16, np.uint16, np.int32)  # of the kinds, as kernels take them
 ROW_BLOCK = 512  # threads of a block that does a vector alone: they keep one of 16 KiB
-FEWEST_SUMS = 8  # floats of shared memory in which the threads of a block are summed, at least: sums.py
 CLUSTER, CLUSTER_BLOCK = 8, 128  # blocks that share a vector, and their threads
 FIRST_ARRAY = 2  # position among a kernel's arguments; before it, the kind and the communicator
 
@@ -64,9 +63,10 @@ class Calls:
     def _prepare(self, name, kind, arrays, numbers, nbytes):
         from .device import calls
         from .device.backend import Constants, view
+        from .device.sums import FEW
 
         device, (grid, block) = self._pe.device, self._launch(name, numbers, nbytes)
-        args, shared_bytes, cluster = [Constants(kind=kind), self._channel.argument], 4 * max(FEWEST_SUMS, block), None
+        args, shared_bytes, cluster = [Constants(kind=kind), self._channel.argument], 4 * max(FEW, block), None
         if name == "all_reduce_norm_clusters":
             args[0], cluster = Constants(kind=kind, blocks=CLUSTER), CLUSTER
             shared_bytes += 16 + 16 * CLUSTER  # a box of a pair from each

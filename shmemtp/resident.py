@@ -27,7 +27,7 @@ class ResidentModel:
         cache = shape.layers * shape.kv_heads * plan.cache_positions // GRANULE * plan.granule_elements
         embedding = shape.total_vocab * shape.hidden // 2
         self._check_memory(2 * plan.layout.elements + 4 * embedding + 4 * cache)
-        plan.memory.check()
+        plan.memory.check()  # before the weights, which take long
         self.weights = device.array(plan.layout.elements, np.uint16)
         self.embedding = device.array(embedding, np.uint32)
         self.keys, self.values = device.array(cache, np.uint16), device.array(cache, np.uint16)
