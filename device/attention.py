@@ -33,6 +33,7 @@ from .cache import (
     head_and_part,
     key_place,
     owns,
+    parts_in_use,
     positions_of_part,
     prefetch_granule,
     value_place,
@@ -43,6 +44,7 @@ from .watch import QUERY
 from .workers import sync_workers
 
 TOGETHER = 8  # queries that a warp takes at once
+NEAR = 3  # granules that the multiprocessor's own cache has room for
 LOWEST = -1e30  # a score below every real one, and far from overflow
 
 Scratch = namedtuple("Scratch", "queries counts vectors totals rotation")
@@ -62,27 +64,37 @@ def attend(plan, cache, channels, scratch, layer, position, step, limits):
     unit = uint32(block_index())
     while unit < plan.units:
         head, part = head_and_part(plan, unit)
-        granules = granules_of_part(plan, part, position + 1)
-        warps = min(granules, uint32(plan.attending))
-        at = granule_place(plan, layer, head, first_position(plan, part, 0))
-        prefetch_granule(plan, cache, at, warps)  # while the queries are on their way
-        count_positions(plan, scratch.counts, part, position)
-        receive_heads(plan, cache, channels, scratch, layer, head, part, position, step, limits)
-        sync_workers(plan)
-        first = uint32(0)
-        while first < plan.group:
-            some = min(uint32(plan.group - first), uint32(TOGETHER))
-            if warp_index() < warps:
-                attend_granules(
-                    *(scratch.queries, first, some, scratch.counts, cache.keys, cache.values),
-                    *(at, plan.parts * plan.granule_elements, uint32(warp_index()), warps, granules),
-                    *(plan.head_dim, scratch.vectors, scratch.totals),
-                )
-            sync_workers(plan)
-            publish_part(plan, channels, scratch, unit, first, some, warps, step)
-            sync_workers(plan)
-            first = uint32(first + TOGETHER)
+        if part < parts_in_use(plan, position + 1):
+            attend_unit(plan, cache, channels, scratch, unit, head, part, layer, position, step, limits)
         unit = uint32(unit + plan.grid)
+
+
+@function
+def attend_unit(plan, cache, channels, scratch, unit, head, part, layer, position, step, limits):
+    """A unit of which some positions are there (block)."""
+    granules = granules_of_part(plan, part, position + 1)
+    warps = min(granules, uint32(plan.attending))
+    at = granule_place(plan, layer, head, first_position(plan, part, warp_index()))
+    if warp_index() < warps and warps <= NEAR:
+        prefetch_granule(plan, cache, at)  # while the queries are on their way
+    # a warp's granules lie `attending` steps apart, as plan.attending is a multiple of plan.depth
+    step_elements = plan.parts * plan.granule_elements
+    count_positions(plan, scratch.counts, part, position)
+    receive_heads(plan, cache, channels, scratch, layer, head, part, position, step, limits)
+    sync_workers(plan)
+    first = uint32(0)
+    while first < plan.group:
+        some = min(uint32(plan.group - first), uint32(TOGETHER))
+        if warp_index() < warps:
+            attend_granules(
+                *(scratch.queries, first, some, scratch.counts, cache.keys, cache.values),
+                *(at - warp_index() * step_elements, step_elements, uint32(warp_index()), warps, granules),
+                *(plan.head_dim, scratch.vectors, scratch.totals),
+            )
+        sync_workers(plan)
+        publish_part(plan, channels, scratch, unit, first, some, warps, step)
+        sync_workers(plan)
+        first = uint32(first + TOGETHER)
 
 
 @function
@@ -164,22 +176,23 @@ def publish_part(plan, channels, scratch, unit, first, some, warps, step):
 @function
 def sum_warps(plan, scratch, row, pair, some, warps):
     """Query `row`'s pair of dimensions over all warps; behind the last pair its maximum and sum of weights (thread)."""
-    best = float32(LOWEST)
-    warp = uint32(0)
-    while warp < warps:
-        best = max(best, scratch.totals[2 * (warp * some + row)])
-        warp = uint32(warp + 1)
     is_total = pair == plan.head_dim // 2
+    best, factors = float32(LOWEST), local(plan.attending, float32)
+    for warp in range(plan.attending):
+        factors[warp] = float32(LOWEST)
+        if warp < warps:
+            factors[warp] = scratch.totals[2 * uint32(uint32(warp) * some + row)]
+    for warp in range(plan.attending):
+        best = max(best, factors[warp])
     a, b = best if is_total else float32(0), float32(0)
-    warp = uint32(0)
-    while warp < warps:
-        at = uint32(warp * some + row)
-        factor = exp(scratch.totals[2 * at] - best)
-        if is_total:
-            b += scratch.totals[2 * at + 1] * factor
-        else:
-            first = uint32(at * plan.head_dim + 2 * pair)
-            a += scratch.vectors[first] * factor
-            b += scratch.vectors[first + 1] * factor
-        warp = uint32(warp + 1)
+    for warp in range(plan.attending):
+        if warp < warps:
+            at = uint32(uint32(warp) * some + row)
+            factor = exp(factors[warp] - best)
+            if is_total:
+                b += scratch.totals[2 * at + 1] * factor
+            else:
+                first = uint32(at * plan.head_dim + 2 * pair)
+                a += scratch.vectors[first] * factor
+                b += scratch.vectors[first + 1] * factor
     return a, b

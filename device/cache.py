@@ -1,20 +1,20 @@
 """The KV cache: how its positions go to parts of the context, and where it has each of them.
 
-A unit of attention is one KV head and one part of the context. Positions go to parts in turn, GRANULE at a time, so a
-position's keys and values are written and read by one block only and need no order beyond the block's barrier.
+A unit of attention is one KV head and one part of the context. A position belongs to one part for good, so its keys and
+values are written and read by one block only and need no order beyond the block's barrier.
+
+Positions go to parts GRANULE at a time, to `plan.abreast` parts in turn. When each of these has `plan.depth` granules,
+one for each of a block's warps, it is the turn of the next `plan.abreast` of the `plan.parts` parts, and after the last
+ones of the first again. So a short context has few parts to merge, and a long one has all blocks at work.
 """
 
 from collections import namedtuple
 
 from .backend import (
-    block_index,
     function,
     lane_index,
-    prefetch,
     prefetch_line,
-    thread_index,
     uint32,
-    warp_index,
     warp_size,
 )
 
@@ -34,13 +34,26 @@ def head_and_part(plan, unit):
 
 
 @function
+def parts_in_use(plan, context):
+    """How many parts have one of the first `context` positions: these are the first ones (thread)."""
+    granules = uint32(uint32(context + (GRANULE - 1)) // uint32(GRANULE))
+    turns = uint32(uint32(granules + (plan.abreast * plan.depth - 1)) // uint32(plan.abreast * plan.depth))
+    return min(uint32(plan.parts), min(granules, uint32(turns * plan.abreast)))
+
+
+@function
 def positions_of_part(plan, part, context):
     """How many of the first `context` positions belong to `part` (thread)."""
-    cycle, context, first = uint32(GRANULE * plan.parts), uint32(context), uint32(part * GRANULE)
-    whole = uint32(context // cycle)
-    rest = uint32(context - whole * cycle)
-    own = min(uint32(rest - first), uint32(GRANULE)) if rest > first else uint32(0)
-    return uint32(whole * GRANULE + own)
+    each, context = uint32(GRANULE * plan.depth), uint32(context)  # a part's positions of a turn
+    cycle = uint32(plan.parts * each)
+    cycles = uint32(context // cycle)
+    turn = uint32(part // uint32(plan.abreast))
+    before = uint32(cycles * cycle + turn * plan.abreast * each)
+    rest = min(uint32(context - before), uint32(plan.abreast * each)) if context > before else uint32(0)
+    rows = uint32(rest // uint32(GRANULE * plan.abreast))
+    first = uint32((rows * plan.abreast + (part - turn * plan.abreast)) * GRANULE)
+    last = min(uint32(rest - first), uint32(GRANULE)) if rest > first else uint32(0)
+    return uint32(cycles * each + rows * GRANULE + last)
 
 
 @function
@@ -52,13 +65,18 @@ def granules_of_part(plan, part, context):
 @function
 def owns(plan, part, position):
     """Whether `position` belongs to `part` (thread)."""
-    return (position // GRANULE) % plan.parts == part
+    granule = uint32(uint32(position) // uint32(GRANULE))
+    turn = uint32(granule // uint32(plan.abreast * plan.depth)) % uint32(plan.parts // plan.abreast)
+    return uint32(turn * plan.abreast + granule % uint32(plan.abreast)) == part
 
 
 @function
 def first_position(plan, part, granule):
     """The first position of the part's granule number `granule` (thread)."""
-    return (granule * plan.parts + part) * GRANULE
+    cycle, row = granule // plan.depth, granule % plan.depth
+    turn = part // plan.abreast
+    turns = cycle * (plan.parts // plan.abreast) + turn
+    return ((turns * plan.depth + row) * plan.abreast + part - turn * plan.abreast) * GRANULE
 
 
 @function
@@ -82,27 +100,10 @@ def value_place(n, d):
 
 
 @function
-def prefetch_cache(plan, cache, layer, position):
-    """Asks for the keys and values that this block will read in `layer`: weights push them out of the L2 (block)."""
-    unit = uint32(block_index())
-    while unit < plan.units:
-        head, part = head_and_part(plan, unit)
-        granules = granules_of_part(plan, part, position)
-        granule = uint32(plan.block - 1 - thread_index())
-        while granule < granules:
-            at = granule_place(plan, layer, head, first_position(plan, part, granule))
-            prefetch(cache.keys, at, 2 * plan.granule_elements)
-            prefetch(cache.values, at, 2 * plan.granule_elements)
-            granule = uint32(granule + plan.block)
-        unit = uint32(unit + plan.grid)
-
-
-@function
-def prefetch_granule(plan, cache, at, warps):
-    """Brings the first granule of each of so many warps closer; the part's first one begins at element `at` (block)."""
+def prefetch_granule(plan, cache, at):
+    """Brings the granule that begins at element `at` closer (warp)."""
     line = uint32(lane_index())
-    while warp_index() < warps and line < plan.granule_elements // CACHE_LINE:
-        place = at + warp_index() * plan.parts * plan.granule_elements + CACHE_LINE * line
-        prefetch_line(cache.keys, place)
-        prefetch_line(cache.values, place)
+    while line < plan.granule_elements // CACHE_LINE:
+        prefetch_line(cache.keys, at + CACHE_LINE * line)
+        prefetch_line(cache.values, at + CACHE_LINE * line)
         line = uint32(line + warp_size())

@@ -205,7 +205,7 @@ def decode(
         block = open_block(plan, trace)
         stream = open_ring(plan, local(STATE_FIELDS, uint32))
         if is_feeder(plan):
-            feed(plan, stream, weights, prompt_count - 1 - fed)
+            feed(plan, stream, weights, cache, prompt_count - 1 - fed, uint32(start + fed))
         else:
             step = generate(plan, stream, block, comm, channels, resident, cache, ballot, request, host, fed, step)
             close_stream(plan, stream)

@@ -16,7 +16,6 @@ from .backend import (
     uint16,
     uint32,
 )
-from .cache import prefetch_cache
 from .matvec import down_product, gate_up_product, multiply, o_product, qkv_product
 from .merge import merge_parts
 from .norm import embed, prefetch_norms, receive_hidden, start_residual
@@ -105,7 +104,7 @@ def attention(plan, stream, block, comm, resident, cache, channels, layer, posit
     # no barrier: attention's scratch lies where x was, and nobody has read that since the product
     attend(plan, cache, channels, block.scratch, layer, position, step, limits)
     mark(plan, block.trace, layer, half, ATTENDED)
-    merge_parts(plan, channels, step, limits)
+    merge_parts(plan, channels, position, step, limits)
     mark(plan, block.trace, layer, half, PUBLISHED)
     receive_attention(plan, channels, step, block.x_words, limits)
     sync_workers(plan)
@@ -138,7 +137,6 @@ def mlp(plan, stream, block, comm, resident, cache, channels, layer, position, s
     sync_workers(plan)
     mark(plan, block.trace, layer, half, ROW_PARALLEL)
     reduce_residual(plan, comm, channels, block.partial, plan.down_splits, block.residual, epoch)
-    prefetch_cache(plan, cache, layer + 1 if layer + 1 < plan.layers else 0, position + 1)
     mark(plan, block.trace, layer, half, REDUCED)
     receive_hidden(plan, channels, resident.norms, row, epoch, block.x_words, block.sums, limits)
     mark(plan, block.trace, layer, half, HIDDEN)

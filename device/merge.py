@@ -19,6 +19,7 @@ from .backend import (
     warp_sum,
 )
 from .bfloat16 import pack
+from .cache import parts_in_use
 from .packets import receive_batch, wait_for_packet
 from .watch import PARTIAL
 
@@ -27,8 +28,8 @@ MOST_WORDS = 2 * (MOST_TOGETHER + 1)
 
 
 @function
-def merge_parts(plan, channels, step, limits):
-    """Pairs of output dimensions over the parts, to all blocks as bf16 (block).
+def merge_parts(plan, channels, position, step, limits):
+    """Pairs of output dimensions of the token at `position` over the parts, to all blocks as bf16 (block).
 
     `plan.merge_pairs` pairs to a warp, a part to a lane.
     """
@@ -36,12 +37,12 @@ def merge_parts(plan, channels, step, limits):
     while turn < plan.attention_local // plan.merge_pairs:
         pair = block_index() * plan.attention_local + turn * plan.merge_pairs
         if pair < plan.attention_pairs:
-            merge_pairs(plan, channels, pair, step, limits)
+            merge_pairs(plan, channels, pair, position, step, limits)
         turn += plan.warps
 
 
 @function
-def merge_pairs(plan, channels, pair, step, limits):
+def merge_pairs(plan, channels, pair, position, step, limits):
     """Output dimensions 2 pair and on, all of one head (warp)."""
     half, tag, pair = uint32(plan.head_dim // 2), uint32(step), uint32(pair)
     head = uint32(pair // half)
@@ -55,8 +56,8 @@ def merge_pairs(plan, channels, pair, step, limits):
     for k in range(plan.merge_pairs):
         upper[k], lower[k] = float32(0), float32(0)
     wait_for_packet(channels, at + row_words - 4, tag, limits, PARTIAL)
-    part = uint32(lane_index())
-    while part < plan.parts:
+    part, parts = uint32(lane_index()), parts_in_use(plan, position + 1)
+    while part < parts:
         receive_batch(  # the pairs, and what stands behind the row's pairs
             *(channels, there, d, 1, half + 1, tag, data, limits, PARTIAL, 0, plan.merge_pairs + 1, half)
         )

@@ -90,7 +90,7 @@ def receive_hidden(plan, channels, norms, row, epoch, x, sums, limits):
 def prefetch_norms(plan, norms, row):
     """Asks for the block's part of a row of norm weights, which all blocks will read (block).
 
-    One of the last threads does, and in `prefetch_cache` some: the first ones have a result to publish meanwhile.
+    The last thread does: the first ones have a result to publish meanwhile.
     """
     part = 8 * ((plan.hidden // 8 + plan.grid - 1) // plan.grid)
     first = part * block_index()

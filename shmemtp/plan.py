@@ -24,9 +24,9 @@ class Plan:
     """Passes over the model in the decode kernel; the same on every PE of the team.
 
     grid blocks of `block` threads that multiply and one warp that feeds them, in warps of `warp`. The
-    context is split into `parts`, GRANULE positions at a time. `put` sends between PEs with NVSHMEM's put_signal.
-    `trace` has the blocks note when each phase of a layer ended. `prompt` is the plan of the passes that feed a
-    prompt, at most `prefill_tokens` tokens each.
+    context is split into `parts`, of which `abreast` take GRANULE positions in turn (device/cache.py). `put` sends
+    between PEs with NVSHMEM's put_signal. `trace` has the blocks note when each phase of a layer ended. `prompt` is the
+    plan of the passes that feed a prompt, at most `prefill_tokens` tokens each.
     """
 
     shape: ModelShape
@@ -36,6 +36,7 @@ class Plan:
     max_tile_columns: int
     max_context: int
     parts: int
+    abreast: int
     put: bool
     shared_limit: int = field(repr=False)
     prefill_tokens: int = 1
@@ -159,6 +160,8 @@ class Plan:
             ahead_cycles=AHEAD_CYCLES,
             stage_elements=memory.stage_elements,
             parts=self.parts,
+            abreast=self.abreast,
+            depth=memory.attending,
             units=shape.kv_heads * self.parts,
             hidden_pairs=shape.hidden // 2,
             hidden_local=layout.o.pairs_per_block,

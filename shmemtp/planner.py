@@ -5,13 +5,13 @@ from .model import Layout, ModelShape
 from .plan import GRANULE, Plan
 from .product import TILE_ROWS, ceil_div
 from .prompt_plan import LEAST_TOKENS
+from .shared_memory import MOST_ATTENDING
 
 __all__ = ["MOST_TOKENS", "make_plan"]
 
 MOST_THREADS = 1024  # of a block, those that feed it included
 MOST_TOKENS = 64  # of a prompt's pass: a multiple of LEAST_TOKENS, or 1: one by one
-USUAL_PARTS = 32  # of a context: one to a lane when they are merged
-USUAL_POSITIONS = 1024  # of one part: more parts then
+ABREAST = 32  # parts of a context that take positions in turn: one to a lane when they are merged
 
 
 def make_plan(
@@ -37,10 +37,12 @@ def make_plan(
         rule = f"it must be 1 or a multiple of {LEAST_TOKENS} up to {MOST_TOKENS}"
         raise InputError(f"prefill_tokens is {prefill_tokens}: {rule}")
     grid = _grid(shape, multiprocessors, max_tile_columns)
-    wanted = min(max(USUAL_PARTS, ceil_div(max_context, USUAL_POSITIONS)), ceil_div(max_context, GRANULE))
-    parts = max(1, min(wanted, grid // shape.kv_heads))
+    most = max(1, grid // shape.kv_heads)
+    abreast = min(most, ABREAST, ceil_div(max_context, GRANULE))
+    turns = ceil_div(max_context, abreast * GRANULE * min(block // warp, MOST_ATTENDING))
+    parts = abreast * min(turns, most // abreast)
     return Plan(
-        *(shape, grid, block, warp, max_tile_columns, max_context, parts, put),
+        *(shape, grid, block, warp, max_tile_columns, max_context, parts, abreast, put),
         *(shared_limit, prefill_tokens, trace),
     )
 

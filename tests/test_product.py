@@ -60,11 +60,16 @@ def test_a_ring_that_is_not_short_has_landed_before_it_comes_round(name, tp, blo
 
 
 @pytest.mark.parametrize(
-    ("tp", "context", "parts"), [(8, 8192, 32), (8, 131072, 128), (4, 131072, 64), (1, 131072, 16)]
+    ("tp", "context", "parts", "abreast"),
+    [
+        *[(8, 64, 4, 4), (8, 512, 32, 32), (8, 4096, 32, 32), (8, 4097, 64, 32), (8, 8193, 96, 32)],
+        *[(8, 131072, 128, 32), (4, 131072, 64, 32), (1, 131072, 16, 16)],
+    ],
 )
-def test_a_long_context_has_as_many_parts_as_blocks_can_take(tp, context, parts):
+def test_a_long_context_has_as_many_parts_as_blocks_can_take(tp, context, parts, abreast):
+    """A block of eight warps takes 128 positions in one turn: parts beyond the first 32 begin behind 4096."""
     plan = make_plan(model_shape(load_config("llama-3.1-8b"), tp), context, 132, 227 << 10, 480, 32)
-    assert plan.parts == parts
+    assert (plan.parts, plan.abreast) == (parts, abreast)
 
 
 @pytest.mark.parametrize(("name", "tps"), [("llama-3.1-8b", (1, 2, 4, 8)), ("llama-3.1-70b", (4, 8)), ("tiny", (1, 4))])

@@ -83,6 +83,20 @@ def test_a_context_in_parts(pe):
     assert_like_reference(llm, folder, np.random.default_rng(5).integers(0, 96, 293).tolist(), 8)
 
 
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_parts_of_which_some_begin_later(pe, blocks, monkeypatch):
+    """One part has the context's beginning, the next one joins behind it; all of them take turns then."""
+    monkeypatch.setattr("shmemtp.planner.ABREAST", 1)
+    folder = checkpoint(pe, "llama-one-kv-head", ratio=12)
+    threads = dict(block=2, warp=1) if NAME == "emulator" else {}
+    llm = model(pe, folder, record_logits=COUNT, multiprocessors=blocks, prefill_tokens=1, **threads)
+    assert (llm.plan.abreast, llm.plan.parts) == (1, blocks)
+    span = llm.plan.memory.attending * GRANULE
+    count = span * (blocks + 1) + 5 if NAME == "emulator" else span + 2  # on GPUs a part takes 128 positions
+    prompt = np.random.default_rng(6).integers(0, 96, count).tolist()
+    assert_like_reference(llm, folder, prompt, 8)
+
+
 def test_shapes_that_fit_nothing(pe):
     """Padding everywhere: hidden, intermediate and vocabulary; the last of 4 PEs has no token of its own."""
     folder = checkpoint(pe, "odd", ratio=2, hidden_size=84, intermediate_size=20, vocab_size=17)

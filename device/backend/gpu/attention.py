@@ -5,6 +5,7 @@ Source: PTX ISA, "movmatrix".
 
 from numba import cuda
 
+from .barriers import prefetch
 from .bits import as_float32, bfloat16_pair
 from .matrix import FULL_WARP, mma
 from .vectors import load_pair, load_vector
@@ -47,7 +48,10 @@ def attend_granules(
         best[i], total[i] = float32(LOWEST), float32(0)
     n = uint32(first)
     while n < granules:
-        place = at + n * step
+        place, beyond = at + n * step, n + 2 * stride
+        if beyond < granules and lane_index() == 0:
+            prefetch(keys, at + beyond * step, 32 * ((head_dim + 15) // 16 * 16))
+            prefetch(values, at + beyond * step, 32 * ((head_dim + 15) // 16 * 16))
         scores = local(4, float32)
         _score(queries, row, rows, keys, place, head_dim, scores)
         held = local(MOST_OPERANDS, uint32)
