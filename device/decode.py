@@ -33,6 +33,7 @@ from .matvec import multiply, pairs_of, product_of
 from .projections import keep_logits
 from .prompt import feeder as prompt_feeder
 from .prompt import stream as prompt_stream
+from .prompt.context import STATE_FIELDS as CONTEXT_STATE_FIELDS
 from .prompt.passes import Shown, layers_of, prefill
 from .prompt.passes import open_block as open_passes
 from .prompt.stream import STATE_FIELDS as PROMPT_STATE_FIELDS
@@ -134,6 +135,8 @@ def decode(
     prompt_x,
     prompt_rows,
     prompt_squares,
+    prompt_queries,
+    prompt_sums,
     weights,
     embedding,
     norms,
@@ -164,7 +167,7 @@ def decode(
     """Decodes one request; launched by DecodeLoop (shmemtp/loop.py).
 
     channels: uint32, what this PE's blocks tell each other (`plan.channel_*`). prompt_plan: a prompt's passes; they
-    have a communicator of their own, whose slots no other passes use. prompt_x, prompt_rows, prompt_squares: see Shown.
+    have a communicator of their own, whose slots no other passes use. prompt_x to prompt_sums: see Shown.
     weights to biases, and rope: see Resident.
     head_norms: float32 [layers, 2, head_dim], of queries and keys. keys, values: see cache.Cache. votes and what
     belongs to them: see Ballot. prompt to seed: see Request. control to times, record, trace: see Host. epochs: int64
@@ -186,9 +189,9 @@ def decode(
         ballot.epoch[0] = epochs[VOTE_EPOCH]  # for after the barrier with which passes begin
     fed, reason, layers = int64(0), int64(RUNNING), int64(0)
     if prompt_plan.tokens > 0 and prompt_count > 2:
-        state = local(PROMPT_STATE_FIELDS, uint32)
-        stream, passes = prompt_stream.open_stream(prompt_plan, state), open_passes(prompt_plan)
-        shown = Shown(prompt_x, prompt_rows, prompt_squares)
+        passes = open_passes(prompt_plan, local(CONTEXT_STATE_FIELDS, uint32))
+        stream = prompt_stream.open_stream(prompt_plan, local(PROMPT_STATE_FIELDS, uint32))
+        shown = Shown(prompt_x, prompt_rows, prompt_squares, prompt_queries, prompt_sums)
         if is_feeder(prompt_plan):
             prompt_feeder.feed(prompt_plan, stream, weights, prompt_x, prompt_count)
         else:

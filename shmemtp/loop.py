@@ -227,8 +227,10 @@ class PromptArguments:
 
         passes, tokens = plan.prompt, plan.prompt.tokens
         self.channel = Channel(pe, team, Extent(plan.grid, max(8, passes.packets), plan.put, threads=plan.block), NEVER)
-        sizes = {"x": passes.inputs["words"], "rows": tokens * plan.shape.qkv_rows, "squares": tokens * plan.grid}
-        kinds = {"x": np.uint32}
+        shape = plan.shape
+        sizes = {"x": passes.inputs["words"], "rows": tokens * shape.qkv_rows, "squares": tokens * plan.grid}
+        sizes |= {"queries": tokens * shape.heads * shape.head_dim, "sums": passes.sums if tokens else 0}
+        kinds = {"x": np.uint32, "queries": np.uint16}
         self._shown = [pe.device.array(max(1, count), kinds.get(name, np.float32)) for name, count in sizes.items()]
         self._constants = Constants(**passes.constants)
 

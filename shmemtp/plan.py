@@ -74,8 +74,8 @@ class Plan:
 
     @property
     def cache_positions(self) -> int:
-        """Positions of the KV cache, in whole granules."""
-        return round_up(self.max_context, GRANULE)
+        """Positions of the KV cache, in whole tiles of two granules (device/prompt/context.py)."""
+        return round_up(self.max_context, 2 * GRANULE)
 
     @property
     def granule_elements(self) -> int:

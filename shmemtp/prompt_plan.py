@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .product import GROUP, TILE_ROWS, Product, ceil_div, round_up
-from .shared_memory import IN_FLIGHT, LINE, MBARRIER, MOST_ATTENDING, place
+from .shared_memory import IN_FLIGHT, LINE, MBARRIER, place
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -19,7 +19,8 @@ CHUNKS, ROW_PADDING = 2, 8  # device/prompt/stream.py
 STAGE_ROWS = GROUP * TILE_ROWS
 LEAST_STAGES, MOST_STAGES = 3, 12
 MOST_PARTS = 8  # of a product's columns, each another warp's
-QUERIES = 8  # device/attention.py: that a unit has
+ROWS = 8  # device/prompt/attention.py: of a warp
+LEAST_PLACES, MOST_PLACES = 2, 6  # tiles of the context that a block holds: one is at work
 
 
 @dataclass(frozen=True)
@@ -84,20 +85,34 @@ class PromptPlan:
     def _chunk_bytes(self) -> int:
         return 2 * CHUNKS * self.chunk_elements
 
-    @cached_property
-    def attending(self) -> int:
-        """Warps that share a unit's positions: as many as have room in the place of the chunks."""
-        dim = self.plan.shape.head_dim
-        room = (self._chunk_bytes - 2 * QUERIES * dim - 4 * QUERIES - 4 * LINE) // (4 * QUERIES * dim + 8 * QUERIES)
-        return min(self.plan.warps, max(room, MOST_ATTENDING))
+    @property
+    def band(self) -> int:
+        """Rows of a unit of attention (device/prompt/attention.py): a full pass's make bands of the same size."""
+        rows = self.plan.shape.group * self.tokens
+        bands = max(1, ceil_div(rows, ROWS * self.plan.warps))
+        return max(ROWS, round_up(ceil_div(rows, bands), ROWS))
 
-    @cached_property
-    def _scratch(self) -> dict[str, int]:
-        """Bytes of attention's regions, in the place of the chunks."""
-        dim, attending = self.plan.shape.head_dim, self.attending
-        sizes = {"queries": 2 * QUERIES * dim, "counts": 4 * QUERIES}
-        sizes |= {"vectors": 4 * attending * QUERIES * dim, "totals": 8 * attending * QUERIES}
-        return {name: round_up(nbytes, LINE) for name, nbytes in sizes.items()}
+    @property
+    def sum_row(self) -> int:
+        """Floats of what a unit finds of a row: its sums, its highest score, the sum of its weights, and padding."""
+        return self.plan.shape.head_dim + 4
+
+    @property
+    def sums(self) -> int:
+        """Floats of what all units find."""
+        bands = ceil_div(self.plan.shape.group * self.tokens, self.band)
+        return max(self.plan.grid, self.plan.shape.kv_heads * bands) * self.band * self.sum_row
+
+    @property
+    def _context_tile_bytes(self) -> int:
+        """Keys and values of two granules."""
+        return 2 * 4 * self.plan.granule_elements
+
+    @property
+    def places(self) -> int:
+        """Tiles of the context that a block holds at a time, in the place of the chunks."""
+        room = self._chunk_bytes // self._context_tile_bytes
+        return max(LEAST_PLACES, min(MOST_PLACES, room))
 
     @cached_property
     def _small_sizes(self) -> dict[str, int]:
@@ -107,7 +122,9 @@ class PromptPlan:
             "partial": self._partial_bytes,
             "residual": 8 * self.plan.layout.o.pairs_per_block * self.tokens,
             "factors": 4 * self.tokens,
-            "chunks": max(self._chunk_bytes, sum(self._scratch.values())),
+            "counts": 4 * self.band,
+            "context_landed": MBARRIER * self.places,
+            "chunks": max(self._chunk_bytes, self.places * self._context_tile_bytes),
             **{name: MBARRIER * CHUNKS for name in ("chunk_landed", "chunk_free")},
             **{name: MBARRIER * MOST_STAGES for name in ("landed", "free")},
             "opened": MBARRIER,
@@ -128,7 +145,7 @@ class PromptPlan:
     @cached_property
     def offsets(self) -> dict[str, int]:
         """Where each region begins, in bytes; `end` is where the last one ends."""
-        return place(self.sizes, self._scratch, "chunks")
+        return place(self.sizes, {"context": self.places * self._context_tile_bytes}, "chunks")
 
     @property
     def packets(self) -> int:
@@ -159,8 +176,10 @@ class PromptPlan:
             stage_elements=self.stage_elements,
             chunk_elements=self.chunk_elements,
             partial_count=self._partial_bytes // 4,
-            attending=self.attending,
-            attending_rows=QUERIES,
+            band=self.band,
+            sum_row=self.sum_row,
+            places=self.places,
+            attention_floats=ceil_div(ROWS, plan.warp) * (2 * plan.shape.head_dim + 2),
             vectors=self.vectors,
             token_turns=token_turns,
             grid_turns=grid_turns,

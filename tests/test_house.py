@@ -50,6 +50,7 @@ ROOMS = (
     ("device.layer", "device.prompt", "device.prompt.sequence", "device.prompt.stream"),
     ("device.prompt.feeder",),
     ("device.prompt.product",),
+    ("device.prompt.context",),
     ("device.prompt.attention", "device.prompt.hidden", "device.prompt.rows"),
     ("device.prompt.passes",),
     ("device.decode",),

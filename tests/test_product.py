@@ -87,7 +87,7 @@ def test_a_prompts_passes_fit_beside_nothing_else(name, tps, wanted):
         offsets, sizes = passes.offsets, passes.sizes
         regions = sorted((offsets[each], offsets[each] + nbytes) for each, nbytes in sizes.items())
         assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(regions))
-        assert offsets["totals"] < offsets["chunks"] + sizes["chunks"]
+        assert offsets["context"] == offsets["chunks"] and passes.places >= 2
         assert all(offsets[each] == plan.memory.offsets[each] for each in ("flags", "keys", "numbers", "epoch"))
 
 

@@ -47,6 +47,7 @@ if NAME == "gpu":
     from .gpu.vectors import *
     from .gpu.words import *
 else:
+    from .emulator.attention import *
     from .emulator.bits import *
     from .emulator.clusters import *
     from .emulator.host import *

@@ -1,151 +1,157 @@
-"""Attention of a pass's tokens, each over all positions up to its own.
+"""Attention of a pass's tokens, each over all positions up to its own (flash attention; Dao et al., 2023).
 
-A unit is a KV head and up to TOGETHER of the pass's queries that share it: rows v * count + t, query v of its group and
-token t. Its block's warps share the context.
+A KV head's queries are rows: of each token the `group` that share the head. A unit is a KV head, a band of its rows,
+eight to each of a block's warps, and a part of the context: as many parts as give every block a unit. All warps of a
+block go over the part together (context.py). What its parts have found of a row is then merged by any block.
 """
 
-from collections import namedtuple
-
-from ..attention import LOWEST, TOGETHER, bf16_bits
+from ..attention import LOWEST
 from ..backend import (
     anew,
     as_float32,
-    attend_granules,
+    attend_tile,
+    begin_attention,
     block_index,
+    divide,
+    end_attention,
     exp,
     float32,
     function,
-    lane_index,
+    int64,
+    load_pair,
     load_vector,
     local,
     store_bits,
     thread_index,
     uint32,
     warp_index,
-    warp_max,
-    warp_size,
-    warp_sum,
 )
 from ..bfloat16 import pack
-from ..cache import GRANULE, granule_place
-from ..rope import normalise_head, rotate_head
 from ..workers import sync_workers
-from .rows import load_head
+from .context import TILE, begin_tiles, next_tile, wait_tile
 from .stream import input_word
 
-Scratch = namedtuple("Scratch", "queries counts vectors totals")
-Scratch.__doc__ = """A unit's shared memory, as device/attention.py's. queries: uint16 bf16 [TOGETHER, head_dim].
-counts: uint32 [TOGETHER]. vectors, totals: float32 [attending, TOGETHER, head_dim], [attending, TOGETHER, 2]."""
+ROWS = 8  # of a warp
+TOGETHER = 4  # parts whose results a thread loads at once
+PAIRS, VECTORS = 2 * TOGETHER, 4 * TOGETHER  # words of them
 
 
 @function
-def attend(plan, cache, rope, rows, scratch, layer, position, count, x):
-    """All units of this block; their outputs to x as the output projection's inputs (block)."""
-    granules = uint32(position + count + (GRANULE - 1)) // uint32(GRANULE)
-    warps = min(granules, uint32(plan.attending))
+def bands_of(plan, count):
+    """In how many bands the rows of `count` tokens are cut (thread)."""
+    return uint32(uint32(plan.group * count + (plan.band - 1)) // uint32(plan.band))
+
+
+@function
+def tiles_of(position, count):
+    """How many tiles the context has with a pass of `count` tokens whose first is at `position` (thread)."""
+    return uint32(uint32(position + count + (TILE - 1)) // uint32(TILE))
+
+
+@function
+def parts_of(plan, position, count):
+    """In how many parts the context is cut (thread)."""
+    most = uint32(uint32(plan.grid) // uint32(plan.kv_heads * bands_of(plan, count)))
+    return max(uint32(1), min(most, tiles_of(position, count)))
+
+
+@function
+def units_of(plan, position, count):
+    """(thread)"""
+    return uint32(plan.kv_heads * bands_of(plan, count) * parts_of(plan, position, count))
+
+
+@function
+def attend(plan, cache, queries, counts, context, layer, position, count, sums):
+    """What all units of this block find, to `sums` (block).
+
+    queries: uint16 bf16 [kv_heads, tokens * group, head_dim]. counts: uint32 [band], shared. sums: float32 [units,
+    band, sum_row], of each row its `end_attention`.
+    """
     unit = uint32(block_index())
-    while unit < plan.kv_heads * units_of_head(plan, count):
-        head, first, some = unit_of(plan, unit, count)
-        load_queries(plan, cache, rope, rows, scratch, layer, head, first, some, position, count)
-        sync_workers(plan)
-        if warp_index() < warps:
-            attend_granules(
-                *(scratch.queries, uint32(0), some, scratch.counts, cache.keys, cache.values),
-                *(granule_place(plan, layer, head, 0), plan.granule_elements, uint32(warp_index()), warps, granules),
-                *(plan.head_dim, scratch.vectors, scratch.totals),
-            )
-        unit = anew(unit)  # what follows from it is found again, and takes no registers meanwhile
-        head, first, some = unit_of(plan, unit, count)
-        sync_workers(plan)
-        weigh_warps(plan, scratch, some, warps)
-        sync_workers(plan)
-        store_outputs(plan, scratch, head, first, some, warps, count, x)
-        sync_workers(plan)
+    while unit < units_of(plan, position, count):
+        attend_unit(plan, cache, queries, counts, context, layer, position, count, unit, sums)
         unit = uint32(unit + plan.grid)
 
 
 @function
-def units_of_head(plan, count):
-    """How many units a KV head's queries of `count` tokens are (thread)."""
-    return uint32(plan.group * count + (TOGETHER - 1)) // uint32(TOGETHER)
+def attend_unit(plan, cache, queries, counts, context, layer, position, count, unit, sums):
+    """A part of the context for a band of rows (block)."""
+    bands, parts, tiles = bands_of(plan, count), parts_of(plan, position, count), tiles_of(position, count)
+    number = uint32(unit // parts)
+    head = uint32(number // bands)
+    first_row, part = uint32((number - head * bands) * plan.band), uint32(unit - number * parts)
+    tile, end = uint32(uint32(tiles * part) // parts), uint32(uint32(tiles * (part + 1)) // parts)
+    begin_tiles(plan, cache, context, layer, head, tile, end)
+    row = uint32(thread_index())
+    while row < plan.band:
+        token = uint32(uint32(first_row + row) // uint32(plan.group))
+        counts[row] = uint32(position + token + 1)
+        row = uint32(row + plan.block)
+    some, row = min(uint32(plan.band), uint32(plan.group * count - first_row)), uint32(ROWS * warp_index())
+    rows = min(uint32(ROWS), uint32(some - row)) if row < some else uint32(0)
+    held = local(plan.attention_floats, float32)
+    if rows > 0:
+        at = (head * (plan.tokens * plan.group) + first_row + row) * plan.head_dim
+        begin_attention(held, queries, at, rows, plan.head_dim)
+    sync_workers(plan)
+    while tile < end:
+        keys, values = wait_tile(plan, context)
+        if rows > 0:
+            attend_tile(
+                *(held, counts, row, rows, context.tiles, keys, context.tiles, values),
+                *(uint32(tile * TILE), plan.head_dim),
+            )
+        next_tile(plan, cache, context, layer, head, tile, end)
+        tile = uint32(tile + 1)
+    if rows > 0:
+        row = uint32(anew(unit) * plan.band + ROWS * warp_index())
+        end_attention(held, rows, plan.head_dim, sums, int64(row) * plan.sum_row, plan.sum_row)
 
 
 @function
-def unit_of(plan, unit, count):
-    """A unit's KV head, its first row, and how many it has (thread)."""
-    each = units_of_head(plan, count)
-    head = uint32(unit // each)
-    first = uint32((unit - head * each) * TOGETHER)
-    return head, first, min(uint32(TOGETHER), uint32(plan.group * count - first))
-
-
-@function
-def load_queries(plan, cache, rope, rows, scratch, layer, head, first, some, position, count):
-    """A unit's queries, normalised, rotated and scaled, and how many positions each sees (block)."""
-    half = plan.head_dim // 2
-    x, y = local(plan.head_turns, float32), local(plan.head_turns, float32)
-    number = uint32(warp_index())
-    while number < some:
-        vector = uint32(uint32(first + number) // count)
-        token = uint32(first + number - vector * count)
-        load_head(plan, rows, token, head * plan.group + vector, x, y)
-        if plan.qk_norm:
-            normalise_head(plan, x, y, cache.head_norms, 2 * layer * plan.head_dim)
-        rotate_head(plan, x, y, rope, position + token, plan.score_scale)
-        for turn in range(plan.head_turns):
-            d, to = turn * warp_size() + lane_index(), number * plan.head_dim
-            if d < half:
-                scratch.queries[to + d] = bf16_bits(x[turn])
-                scratch.queries[to + d + half] = bf16_bits(y[turn])
-        if lane_index() == 0:
-            scratch.counts[number] = uint32(position + token + 1)
-        number = uint32(number + plan.warps)
-
-
-@function
-def weigh_warps(plan, scratch, some, warps):
-    """A query's output is the sum of its warps' vectors: each one's factor, in the place of its maximum (block)."""
-    row = uint32(warp_index())
-    while row < some:
-        best, whole = float32(LOWEST), float32(0)
-        warp = uint32(lane_index())
-        while warp < warps:
-            best = max(best, scratch.totals[2 * uint32(warp * some + row)])
-            warp = uint32(warp + warp_size())
-        best = warp_max(best)
-        warp = uint32(lane_index())
-        while warp < warps:
-            at = uint32(2 * uint32(warp * some + row))
-            scratch.totals[at] = exp(scratch.totals[at] - best)
-            whole += scratch.totals[at] * scratch.totals[at + 1]
-            warp = uint32(warp + warp_size())
-        whole = warp_sum(whole)
-        warp = uint32(lane_index())
-        while warp < warps:
-            scratch.totals[2 * uint32(warp * some + row)] /= whole
-            warp = uint32(warp + warp_size())
-        row = uint32(row + plan.warps)
-
-
-@function
-def store_outputs(plan, scratch, head, first, some, warps, count, x):
-    """A unit's outputs, once its warps are weighed, to x (block)."""
-    each = uint32(plan.head_dim // 4)  # a thread has two pairs of dimensions
-    i = uint32(thread_index())
-    while i < some * each:
-        number, quad = uint32(i // each), uint32(i % each)
-        p = q = r = s = float32(0)
-        warp = uint32(0)
-        while warp < warps:
-            at = uint32(warp * some + number)
-            factor = scratch.totals[2 * at]
-            a, b, c, d = load_vector(scratch.vectors, uint32(at * plan.head_dim + 4 * quad))
-            p, q = p + as_float32(a) * factor, q + as_float32(b) * factor
-            r, s = r + as_float32(c) * factor, s + as_float32(d) * factor
-            warp = uint32(warp + 1)
-        vector = uint32(uint32(first + number) // count)
-        token = uint32(first + number - vector * count)
-        word = uint32((head * plan.group + vector) * (plan.head_dim // 2) + 2 * quad)
+def merge_parts(plan, sums, position, count, x):
+    """All rows' outputs over the parts, to x as the output projection's inputs (all threads of the grid)."""
+    bands, parts = bands_of(plan, count), parts_of(plan, position, count)
+    each, rows = uint32(plan.head_dim // 4), uint32(plan.group * count)  # a thread has two pairs of dimensions
+    i = uint32(block_index() * plan.block + thread_index())
+    while i < plan.kv_heads * rows * each:
+        number = uint32(i // each)
+        quad, head = uint32(i - number * each), uint32(number // rows)
+        row = uint32(number - head * rows)
+        band = uint32(row // uint32(plan.band))
+        unit = uint32((head * bands + band) * parts)
+        p, q, r, s = merge_row(plan, sums, (unit * plan.band + row - band * plan.band) * plan.sum_row, quad, parts)
+        token = uint32(row // uint32(plan.group))
+        query = uint32(head * plan.group + row - token * plan.group)
+        word = uint32(query * (plan.head_dim // 2) + 2 * quad)
         store_bits(x, plan.x_o + input_word(plan, plan.o_columns, token, word), pack(p, q))
         store_bits(x, plan.x_o + input_word(plan, plan.o_columns, token, word + 1), pack(r, s))
-        i = uint32(i + plan.block)
+        i = uint32(i + plan.grid * plan.block)
+
+
+@function
+def merge_row(plan, sums, at, quad, parts):
+    """Dimensions 4 * quad to 4 * quad + 3 of the row that stands at `sums[at]` in its first part (thread)."""
+    best, total = float32(LOWEST), float32(0)
+    p = q = r = s = float32(0)
+    pairs, vectors = local(PAIRS, float32), local(VECTORS, float32)
+    part = uint32(0)
+    while part < parts:
+        for k in range(TOGETHER):  # all loads are under way before the first one is waited for
+            there = at + min(uint32(part + k), uint32(parts - 1)) * (plan.band * plan.sum_row)
+            a, b = load_pair(sums, there + plan.head_dim)
+            pairs[2 * k], pairs[2 * k + 1] = as_float32(a), as_float32(b)
+            c, d, e, f = load_vector(sums, there + 4 * quad)
+            vectors[4 * k], vectors[4 * k + 1] = as_float32(c), as_float32(d)
+            vectors[4 * k + 2], vectors[4 * k + 3] = as_float32(e), as_float32(f)
+        for k in range(TOGETHER):
+            if part + k < parts:
+                top = max(best, pairs[2 * k])
+                old, new = exp(best - top), exp(pairs[2 * k] - top)
+                total = total * old + pairs[2 * k + 1] * new
+                p, q = p * old + vectors[4 * k] * new, q * old + vectors[4 * k + 1] * new
+                r, s = r * old + vectors[4 * k + 2] * new, s * old + vectors[4 * k + 3] * new
+                best = top
+        part = uint32(part + TOGETHER)
+    return divide(p, total), divide(q, total), divide(r, total), divide(s, total)

@@ -7,6 +7,7 @@ before it; the weights of the next product come meanwhile.
 from collections import namedtuple
 
 from ..backend import (
+    anew,
     barrier_arrive,
     bulk_fence,
     float32,
@@ -14,7 +15,6 @@ from ..backend import (
     int64,
     shared,
     thread_index,
-    uint16,
     uint32,
 )
 from ..communicator import limits_of
@@ -24,36 +24,33 @@ from ..request import FED_FLAG, RUNNING, has_ended, wish_of_host
 from ..sequence import DOWN, GATE_UP, O_PROJ, QKV
 from ..vote import agree_to_stop
 from ..workers import sync_workers
-from .attention import Scratch, attend
+from .attention import attend, merge_parts
+from .context import end_context, open_context
 from .hidden import add_sums, embed, load_factors, show_hidden
 from .product import multiply
-from .rows import fill_cache, store_activations, store_rows
+from .rows import place_heads, store_activations, store_rows
 from .sequence import quads_of
 from .stream import NONE
 
-Block = namedtuple("Block", "partial residual factors scratch flags")
+Block = namedtuple("Block", "partial residual factors counts context flags")
 Block.__doc__ = """A block's shared memory beside the stream's. partial: see `product.multiply`. residual: float32
-[tokens, hidden_local, 2], the block's pairs of the hidden states. factors: float32 [tokens], 1 / rms. scratch:
-attention's, where the stream's chunks are at other times. flags: int64 [2], see request.py."""
-Shown = namedtuple("Shown", "x rows squares")
+[tokens, hidden_local, 2], the block's pairs of the hidden states. factors: float32 [tokens], 1 / rms. counts: uint32
+[band], see `attention.attend`. context: see context.py. flags: int64 [2], see request.py."""
+Shown = namedtuple("Shown", "x rows squares queries sums")
 Shown.__doc__ = """Device memory by which this PE's blocks tell each other. x: uint32 bf16 pairs, the inputs of products
 from `plan.x_qkv`, `x_o`, `x_gate_up` and `x_down` on (`stream.input_word`). rows: float32 [tokens, qkv rows].
-squares: float32 [tokens, grid]."""
+squares: float32 [tokens, grid]. queries, sums: see `attention.attend`."""
 
 
 @function
-def open_block(plan):
-    """The block's shared memory as `plan` divides it (thread)."""
+def open_block(plan, state):
+    """The block's shared memory as `plan` divides it, before the stream's (all threads). state: of `open_context`."""
     return Block(
         shared(plan.shared_partial, plan.partial_count, float32),
         shared(plan.shared_residual, 2 * plan.hidden_local * plan.tokens, float32),
         shared(plan.shared_factors, plan.tokens, float32),
-        Scratch(
-            shared(plan.shared_queries, plan.attending_rows * plan.head_dim, uint16),
-            shared(plan.shared_counts, plan.attending_rows, uint32),
-            shared(plan.shared_vectors, plan.attending * plan.attending_rows * plan.head_dim, float32),
-            shared(plan.shared_totals, plan.attending * plan.attending_rows * 2, float32),
-        ),
+        shared(plan.shared_counts, plan.band, uint32),
+        open_context(plan, state),
         shared(plan.shared_flags, 2, int64),
     )
 
@@ -91,9 +88,13 @@ def decode_layers(plan, stream, block, comm, resident, cache, shown, first, posi
         sync_workers(plan)
         store_rows(plan, block.partial, block.factors, resident.biases, layer, count, shown.rows)
         meet(plan, comm, stream, NONE)
-        fill_cache(plan, cache, resident.rope, shown.rows, layer, position, count)
+        count = anew(count)  # what follows from it takes registers, which attention needs
+        place_heads(plan, cache, resident.rope, shown.rows, layer, position, count, shown.queries)
         meet(plan, comm, stream, NONE)
-        attend(plan, cache, resident.rope, shown.rows, block.scratch, layer, position, count, shown.x)
+        attend(plan, cache, shown.queries, block.counts, block.context, layer, position, count, shown.sums)
+        meet(plan, comm, stream, NONE)
+        count = anew(count)
+        merge_parts(plan, shown.sums, position, count, shown.x)
         meet(plan, comm, stream, O_PROJ)
         multiply(plan, stream, O_PROJ, count, block.partial)
         sync_workers(plan)
@@ -135,6 +136,7 @@ def prefill(plan, stream, block, comm, resident, cache, shown, ballot, request, 
         reason = has_ended(plan, request, block, 0, 0, wishes, limits)
     if thread_index() == 0:
         block.flags[FED_FLAG] = int64(fed)
+        end_context(plan, block.context)
 
 
 @function

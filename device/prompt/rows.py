@@ -56,29 +56,40 @@ def load_head(plan, rows, token, source, x, y):
 
 
 @function
-def fill_cache(plan, cache, rope, rows, layer, position, count):
-    """The pass's keys and values to the cache, whose first token is at `position` (all warps of the grid)."""
-    half, each = plan.head_dim // 2, 2 * plan.kv_heads
+def place_heads(plan, cache, rope, rows, layer, position, count, queries):
+    """The pass's heads, normalised and rotated as they must be: queries scaled to `queries`, see `attention.attend`,
+    keys and values to the cache, in which its first token is at `position` (all warps of the grid)."""
+    half, each = plan.head_dim // 2, plan.heads + 2 * plan.kv_heads
     x, y = local(plan.head_turns, float32), local(plan.head_turns, float32)
-    number = block_index() * plan.warps + warp_index()
+    number = uint32(block_index() * plan.warps + warp_index())
     while number < each * count:
-        token, vector = number // each, number % each
-        is_key, head = vector < plan.kv_heads, vector % plan.kv_heads
-        load_head(plan, rows, token, plan.heads + vector, x, y)
-        if is_key:
+        token = uint32(number // uint32(each))
+        vector = uint32(number - token * each)
+        is_query, is_value = vector < plan.heads, vector >= plan.heads + plan.kv_heads
+        load_head(plan, rows, token, vector, x, y)
+        if not is_value:
             if plan.qk_norm:
-                normalise_head(plan, x, y, cache.head_norms, (2 * layer + 1) * plan.head_dim)
-            rotate_head(plan, x, y, rope, position + token, float32(1))
-        granule, n = granule_place(plan, layer, head, position + token), (position + token) % GRANULE
+                normalise_head(plan, x, y, cache.head_norms, (2 * layer + (0 if is_query else 1)) * plan.head_dim)
+            rotate_head(plan, x, y, rope, position + token, plan.score_scale if is_query else float32(1))
         for turn in range(plan.head_turns):
             d = turn * warp_size() + lane_index()
-            if d < half and is_key:
-                cache.keys[granule + key_place(n, d)] = bf16_bits(x[turn])
-                cache.keys[granule + key_place(n, d + half)] = bf16_bits(y[turn])
-            elif d < half:
-                cache.values[granule + value_place(n, d)] = bf16_bits(x[turn])
-                cache.values[granule + value_place(n, d + half)] = bf16_bits(y[turn])
-        number += plan.grid * plan.warps
+            if d < half:
+                upper, lower = bf16_bits(x[turn]), bf16_bits(y[turn])
+                if is_query:
+                    head = uint32(vector // uint32(plan.group))
+                    row = uint32((head * plan.tokens + token) * plan.group + vector - head * plan.group)
+                    queries[row * plan.head_dim + d], queries[row * plan.head_dim + half + d] = upper, lower
+                else:
+                    head = uint32(vector - plan.heads) % uint32(plan.kv_heads)
+                    granule = granule_place(plan, layer, head, position + token)
+                    n = uint32(position + token) % uint32(GRANULE)
+                    if is_value:
+                        cache.values[granule + value_place(n, d)] = upper
+                        cache.values[granule + value_place(n, d + half)] = lower
+                    else:
+                        cache.keys[granule + key_place(n, d)] = upper
+                        cache.keys[granule + key_place(n, d + half)] = lower
+        number = uint32(number + plan.grid * plan.warps)
 
 
 @function

@@ -5,7 +5,6 @@ import pytest
 
 from shmemtp.device import (
     Constants,
-    attend_granules,
     function,
     kernel,
     lane_places,
@@ -15,8 +14,6 @@ from shmemtp.device import (
     sync_block,
     thread_index,
     uint16,
-    uint32,
-    warp_index,
 )
 from shmemtp.device.backend import float32
 from shmemtp.weights import from_bfloat16, to_bfloat16
@@ -80,78 +77,6 @@ def test_four_rows(device, run, columns, terms):
     wanted = vector[:columns] + vector[low:][:columns] if low else vector[:columns]
     expected = from_bfloat16(weights).reshape(ROWS, columns).astype(np.float64) @ wanted
     np.testing.assert_allclose(sums.numpy(), expected, rtol=1e-5, atol=1e-4)
-
-
-GRANULE = 16
-
-
-@kernel
-def attend(shape, queries, counts, keys, values, at, step, granules, block, sums, totals):
-    warps, rows, size = shape.warps, shape.rows, shape.rows * shape.head_dim
-    held = shared(0, shape.queries * shape.head_dim, uint16)
-    seen = shared(shape.counts_at, shape.queries, uint32)
-    mixed = shared(shape.sums_at, warps * size, float32)
-    found = shared(shape.totals_at, 2 * warps * rows, float32)
-    copy(queries, held, shape.queries * shape.head_dim, block)
-    copy(counts, seen, shape.queries, block)
-    sync_block()
-    attend_granules(
-        *(held, shape.row, rows, seen, keys, values, at, step),
-        *(uint32(warp_index()), uint32(warps), uint32(granules), shape.head_dim, mixed, found),
-    )
-    sync_block()
-    copy(mixed, sums, warps * size, block)
-    copy(found, totals, 2 * warps * rows, block)
-
-
-@pytest.mark.parametrize("head_dim", [8, 24, 64, 128, 256])
-@pytest.mark.parametrize(("granules", "warps"), [(1, 1), (5, 2), (9, 4)])
-@pytest.mark.parametrize(("row", "rows"), [(0, 1), (2, 5), (0, 8)])
-def test_attention_over_granules(device, run, head_dim, granules, warps, row, rows):
-    """Each warp's granules, some of which a query does not see; every other granule of the cache is not theirs."""
-    random = np.random.default_rng(head_dim + granules + rows)
-    count = row + rows
-    bits = [
-        to_bfloat16(random.standard_normal(shape).astype(np.float32))
-        for shape in ((count, head_dim), (2 * granules, GRANULE, head_dim), (2 * granules, GRANULE, head_dim))
-    ]
-    q, k, v = (from_bfloat16(each).astype(np.float64) for each in bits)
-    seen = random.integers(0, GRANULE * granules + 1, count).astype(np.uint32)
-    seen[-1] = GRANULE * granules
-    chunks = -(-head_dim // 16)
-    padded = np.zeros((2, 2 * granules, GRANULE, 16 * chunks), np.uint16)
-    padded[..., :head_dim] = bits[1:]
-    placed_keys = padded[0].reshape(-1, 2, 8, chunks, 4, 2, 2).transpose(0, 3, 2, 4, 5, 1, 6)
-    placed_values = padded[1].reshape(-1, 2, 4, 2, chunks, 8, 2).transpose(0, 4, 5, 2, 1, 6, 3)
-    arrays = []
-    for values in (bits[0], seen, placed_keys, placed_values):
-        arrays.append(device.array(values.size, values.dtype))
-        arrays[-1].fill(values.reshape(-1))
-    sums, totals = device.array(warps * rows * head_dim, np.float32), device.array(2 * warps * rows, np.float32)
-    sizes = 2 * count * head_dim, 4 * count, 4 * warps * rows * head_dim, 8 * warps * rows
-    ends = np.cumsum([-(-size // 16) * 16 for size in sizes])
-    shape = Constants(
-        **dict(warps=warps, row=row, rows=rows, queries=count, head_dim=head_dim),
-        **dict(counts_at=int(ends[0]), sums_at=int(ends[1]), totals_at=int(ends[2])),
-    )
-    block, granule = warps * device.warp_size, GRANULE * 16 * chunks
-    args = (shape, *arrays, granule, 2 * granule, granules, block, sums, totals)
-    run(attend, (1, block, device.warp_size), *args, shared_bytes=int(ends[3]))
-    k, v = (x[1::2].reshape(-1, head_dim) for x in (k, v))
-    number = np.arange(GRANULE * granules)
-    for warp in range(warps):
-        for r in range(rows):
-            own = (number // GRANULE % warps == warp) & (number < seen[row + r])
-            highest, total = totals.numpy().reshape(warps, rows, 2)[warp, r]
-            if not own.any():
-                assert (highest, total) == (np.float32(-1e30), 0)
-                assert not sums.numpy().reshape(warps, rows, head_dim)[warp, r].any()
-                continue
-            scores = k[own] @ q[row + r]
-            weights = np.exp(scores - scores.max())
-            np.testing.assert_allclose([highest, total], [scores.max(), weights.sum()], rtol=5e-3, atol=1e-4)
-            mixed = sums.numpy().reshape(warps, rows, head_dim)[warp, r]
-            np.testing.assert_allclose(mixed, weights @ v[own], rtol=5e-3, atol=2e-2 * weights.sum())
 
 
 SIDE = 16

@@ -41,6 +41,18 @@ def test_logits_are_right(pe, name, tokens, launch):
         assert_close(logits_of(llm, STEPS), right, chosen)
 
 
+def test_a_long_prompt(pe):
+    """Its context is cut into parts, some of which a row cannot see, with more tiles than a block holds at a time."""
+    folder = checkpoint(pe, "one-kv-head", ratio=12)
+    launch = (2, 32, 1) if NAME == "emulator" else None
+    llm = model(pe, folder, record_logits=STEPS, prefill_tokens=16, **launch_options(launch))
+    prompt = np.random.default_rng(7).integers(0, 96, 450).tolist()
+    if launch is not None:
+        assert llm.plan.shape.group * 16 <= llm.plan.prompt.band and 450 > 2 * 32 * llm.plan.prompt.places
+    chosen = decode(llm, prompt, STEPS)
+    assert_close(logits_of(llm, STEPS), Reference(folder).logits(prompt + chosen[:-1])[-STEPS:], chosen)
+
+
 def test_blocks_without_a_row_of_a_product(pe):
     """Their workers come to the next product while their feeders may not have seen that this one began."""
     folder = checkpoint(pe, "narrow", hidden_size=64, intermediate_size=8)

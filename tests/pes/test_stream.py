@@ -18,6 +18,7 @@ from shmemtp.device import (
     sequence,
     thread_index,
 )
+from shmemtp.device.prompt import attention as prompt_attention
 from shmemtp.device.prompt import sequence as prompt_sequence
 from shmemtp.device.prompt import stream as prompt_stream
 from shmemtp.device.sequence import LM_HEAD, tiles_of
@@ -29,7 +30,7 @@ def test_host_and_kernels_have_the_same_numbers():
     """Kernels' private arrays are as large as the most that a plan may ask for."""
     assert (host.GRANULE, product.TILE_ROWS, product.GROUP) == (cache.GRANULE, sequence.TILE_ROWS, sequence.GROUP)
     assert (host.MOST_TOGETHER, host.MOST_BATCH) == (merge.MOST_TOGETHER, packets.BATCH)
-    assert shared_memory.MOST_QUERIES == prompt_plan.QUERIES == attention.TOGETHER
+    assert shared_memory.MOST_QUERIES == attention.TOGETHER and prompt_plan.ROWS == prompt_attention.ROWS
     assert (prompt_plan.LEAST_TOKENS, prompt_plan.STAGE_ROWS) == (prompt_stream.SHARED_BY, prompt_sequence.STAGE_ROWS)
     assert (prompt_plan.ROW_PADDING, prompt_plan.CHUNKS) == (prompt_stream.ROW_PADDING, prompt_stream.CHUNKS)
 

@@ -1,13 +1,11 @@
 """Products of bf16 rows. The contract is in ../README.md."""
 
-from .bits import as_float32, bfloat16_pair
+from .bits import as_float32
 from .meetings import warp_sum
 from .vectors import load_pair, load_vector
-from .words import exp, float32, function, lane_index, local, uint32, warp_size
+from .words import float32, function, lane_index, uint32, warp_size
 
-__all__ = ["attend_granules", "lane_places", "multiply_rows", "multiply_tiles"]
-
-LOWEST = -1e30  # a score below every real one, and far from overflow
+__all__ = ["lane_places", "multiply_rows", "multiply_tiles"]
 
 
 @function
@@ -51,65 +49,6 @@ def _in_order(words):
 def _swapped(row, column):
     """Where a row of a tile has a column: odd rows' halves of every 64 columns are swapped."""
     return column ^ 32 if row & 1 else column
-
-
-@function
-def _bf16(bits):
-    return as_float32(uint32(uint32(bits) << uint32(16)))
-
-
-@function
-def attend_granules(
-    queries, row, rows, counts, keys, values, at, step, first, stride, granules, head_dim, sums, totals
-):
-    """Flash attention (Dao, 2023) of up to eight queries, a query to a lane (warp)."""
-    weights = local(16, float32)
-    for r in range(lane_index(), rows, warp_size()):
-        query, to = (row + r) * head_dim, (first * rows + r) * head_dim
-        best, total = float32(LOWEST), float32(0)
-        for d in range(head_dim):
-            sums[to + d] = float32(0)
-        for n in range(first, granules, stride):
-            place, top = at + n * step, best
-            for p in range(16):
-                weights[p] = float32(LOWEST)
-                if n * 16 + p < counts[row + r]:
-                    weights[p] = _score(queries, query, keys, place, p, head_dim)
-                top = max(top, weights[p])
-            kept = exp(best - top)
-            best, total = top, total * kept
-            for p in range(16):
-                weights[p] = _rounded(exp(weights[p] - top)) if weights[p] > float32(LOWEST) else float32(0)
-                total += weights[p]
-            for d in range(head_dim):
-                sums[to + d] = sums[to + d] * kept + _weigh(weights, values, place, d)
-        totals[2 * (first * rows + r)], totals[2 * (first * rows + r) + 1] = best, total
-
-
-@function
-def _score(queries, query, keys, place, p, head_dim):
-    """A query times the granule's key number `p`; of an operand's eight words four are another key's."""
-    total = float32(0)
-    for d in range(head_dim):
-        chunk, quad, half = d // 16 * 256, d // 4 % 4 * 8, d // 2 % 2 * 4
-        at = place + chunk + p % 8 * 32 + quad + half + p // 8 * 2 + d % 2
-        total += _bf16(queries[query + d]) * _bf16(keys[at])
-    return total
-
-
-@function
-def _weigh(weights, values, place, d):
-    """Dimension `d` of the granule's values times the weights."""
-    total, at = float32(0), place + d // 16 * 256 + d // 2 % 8 * 32 + d % 2 * 2
-    for p in range(16):
-        total += weights[p] * _bf16(values[at + p // 2 % 4 * 8 + p // 8 * 4 + p % 2])
-    return total
-
-
-@function
-def _rounded(value):
-    """To bfloat16."""
-    return as_float32(uint32(bfloat16_pair(value, float32(0)) << uint32(16)))
 
 
 @function
