@@ -5,14 +5,17 @@ import time
 
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from shmemtp.device import (
     Constants,
     block_index,
+    function,
     grid_size,
     kernel,
     lane_index,
     load_acquire,
+    local,
     pause,
     put,
     shared,
@@ -47,6 +50,37 @@ def one_thread_raises(flags):
 def test_an_error_ends_the_kernel_and_reaches_the_host(run, device, shape):
     with pytest.raises(ValueError, match="lane gives up"):
         run(one_thread_raises, shape, device.array(1, np.int64))
+
+
+LENGTH = 4
+
+
+@kernel
+def keeps_what_it_may(shape):
+    local(3, uint32)[0] = local(LENGTH, uint32)[0] = local(shape.length, uint32)[0] = uint32(1)
+
+
+@kernel
+def keeps_twice(shape):
+    local(2 * LENGTH, uint32)[0] = uint32(1)
+
+
+@function
+def keep(shape):
+    local(min(shape.length, 8), uint32)[0] = uint32(1)
+
+
+@kernel
+def keeps_in_a_function(shape):
+    keep(shape)
+
+
+def test_a_private_array_whose_size_a_gpu_could_not_know(run):
+    run(keeps_what_it_may, (1, 1, 1), Constants(length=2))
+    for wrong in (keeps_twice, keeps_in_a_function):
+        with pytest.raises(TypingError, match=r"count of local\(\) must be a constant") as raised:
+            run(wrong, (1, 1, 1), Constants(length=2))
+        assert "test_emulator.py" in str(raised.value)
 
 
 @kernel

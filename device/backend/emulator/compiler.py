@@ -6,11 +6,13 @@ caller. Most of the time would go there. A device function is lowered only, and 
 
 from llvmlite import binding
 from numba import njit, types
+from numba.core import errors, ir, ir_utils
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.compiler_machinery import register_pass
+from numba.core.compiler_machinery import FunctionPass, register_pass
 from numba.core.registry import CPUDispatcher
 from numba.core.typed_passes import NativeLowering
+from numba.core.untyped_passes import IRProcessing
 
 # No reference counts, as on the GPU: faster, and a function that returns an array it was not given compiles on neither.
 OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "_nrt": False, "no_cfunc_wrapper": True}
@@ -36,6 +38,27 @@ class _Part(JITCodeLibrary):
         return [self, *dict.fromkeys(self._linking_libraries)]
 
 
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _CheckLocals(FunctionPass):
+    """Refuses what only a GPU would: an array of `local` of which the size is computed, be it from constants."""
+
+    _name = "check_locals"
+
+    def __init__(self):
+        super().__init__()
+
+    def run_pass(self, state):
+        for block in state.func_ir.blocks.values():
+            for call in block.find_exprs("call"):
+                function = ir_utils.guard(ir_utils.get_definition, state.func_ir, call.func)
+                if isinstance(function, ir.Global | ir.FreeVar) and getattr(function.value, "_name", "") == "local":
+                    count = ir_utils.guard(ir_utils.get_definition, state.func_ir, call.args[0]) if call.args else None
+                    if isinstance(count, ir.Expr) and count.op in ("binop", "unary", "call"):
+                        rule = "a number, a module's, or a field of Constants, not computed"
+                        raise errors.TypingError(f"the count of local() must be a constant: {rule}", loc=call.loc)
+        return False
+
+
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _PartLowering(NativeLowering):
     _name = "device_function_lowering"
@@ -50,13 +73,24 @@ class _PartLowering(NativeLowering):
         return True
 
 
-class _PartCompiler(CompilerBase):
+class _KernelCompiler(CompilerBase):
     def define_pipelines(self):
-        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        passes.add_pass_after(_PartLowering, NativeLowering)
-        passes.passes = [each for each in passes.passes if each[0] is not NativeLowering]
+        passes = self._passes()
         passes.finalize()
         return [passes]
+
+    def _passes(self):
+        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        passes.add_pass_after(_CheckLocals, IRProcessing)
+        return passes
+
+
+class _PartCompiler(_KernelCompiler):
+    def _passes(self):
+        passes = super()._passes()
+        passes.add_pass_after(_PartLowering, NativeLowering)
+        passes.passes = [each for each in passes.passes if each[0] is not NativeLowering]
+        return passes
 
 
 class DeviceFunction(CPUDispatcher):
@@ -74,5 +108,5 @@ class DeviceFunction(CPUDispatcher):
         self.overloads[tuple(cres.signature.args)] = cres  # and nothing that Python could call
 
 
-kernel = njit(**OPTIONS)
+kernel = njit(pipeline_class=_KernelCompiler, **OPTIONS)
 function = DeviceFunction
