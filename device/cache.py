@@ -35,7 +35,7 @@ def head_and_part(plan, unit):
 
 @function
 def parts_in_use(plan, context):
-    """How many parts have one of the first `context` positions: these are the first ones (thread)."""
+    """How many parts may have one of the first `context` positions; the others have none (thread)."""
     granules = uint32(uint32(context + (GRANULE - 1)) // uint32(GRANULE))
     turns = uint32(uint32(granules + (plan.abreast * plan.depth - 1)) // uint32(plan.abreast * plan.depth))
     return min(uint32(plan.parts), min(granules, uint32(turns * plan.abreast)))

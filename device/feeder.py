@@ -103,7 +103,8 @@ def _ask_for_granule(plan, cache, cursor, position, context):
     unit = uint32(block_index())
     if cursor[PRODUCT] == DOWN and context[LAST_PRODUCT] != DOWN:
         is_last = cursor[LAYER] + 1 == plan.layers
-        seen = uint32(position + cursor[PASS] + (1 if is_last else 0))  # how many positions it will read
+        seen = uint32(position + cursor[PASS] + (1 if is_last else 0))  # how many positions it will read, if it runs
+        seen = min(seen, uint32(plan.cache_positions))
         context[CONTEXT_LAYER] = uint32(0) if is_last else uint32(cursor[LAYER] + 1)
         context[CONTEXT_NEXT] = context[CONTEXT_COUNT] = uint32(0)
         if unit < plan.units:

@@ -29,7 +29,7 @@ def _high(word):
     return as_float32(uint32(word & uint32(0xFFFF0000)))
 
 
-_transpose = ptx("movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;", "=r,r", uint32, uint32)
+_transpose = ptx("movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;", "=r,r", uint32, uint32, convergent=True)
 
 
 @function
