@@ -132,9 +132,10 @@ def receive_head(plan, cache, channels, scratch, layer, head, vector, position, 
     )
     for turn in range(plan.head_turns):
         x[turn], y[turn] = as_float32(data[2 * turn]), as_float32(data[2 * turn + 1])
-    if plan.qk_norm and vector <= plan.group:  # else `publish_heads` has rotated it
+    if vector <= plan.group:
         is_key = vector == plan.group
-        normalise_head(plan, x, y, cache.head_norms, (2 * layer + (1 if is_key else 0)) * plan.head_dim)
+        if plan.qk_norm:
+            normalise_head(plan, x, y, cache.head_norms, (2 * layer + (1 if is_key else 0)) * plan.head_dim)
         rotate_head(plan, x, y, scratch.rotation, 0, float32(1) if is_key else plan.score_scale)
     granule, n = granule_place(plan, layer, head, position), position % GRANULE
     for turn in range(plan.head_turns):

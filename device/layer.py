@@ -100,9 +100,7 @@ def attention(plan, stream, block, comm, resident, cache, channels, layer, posit
     sync_workers(plan)
     mark(plan, block.trace, layer, half, COLUMN_PARALLEL)
     prefetch_norms(plan, resident.norms, row)
-    publish_heads(
-        *(plan, channels, block.partial, block.sums, resident.biases, block.scratch.rotation, layer, step),
-    )
+    publish_heads(plan, channels, block.partial, block.sums, resident.biases, layer, step)
     # no barrier: attention's scratch lies where x was, and nobody has read that since the product
     attend(plan, cache, channels, block.scratch, layer, position, step, limits)
     mark(plan, block.trace, layer, half, ATTENDED)

@@ -20,35 +20,27 @@ from .bfloat16 import pack
 from .matvec import row_pair, row_quad
 from .norm import scale
 from .product_input import receive_vector
-from .rope import rotate_pair
 from .vote import LOWEST
 from .watch import ACTIVATION, ATTENTION
 
 
 @function
-def publish_heads(plan, channels, partial, sums, biases, rotation, layer, step):
-    """The block's rows of queries, keys and values, scaled, with their bias, to the blocks that attend (float32).
-
-    A head's dimensions d and d + head_dim / 2 are a pair: queries and keys are rotated here, unless whole heads are to
-    be normalised first, which those blocks do. rotation: see rope.load_rotation.
-    """
-    half, tag = plan.head_dim // 2, uint32(step)
-    for turn in range((plan.qkv_local + plan.block - 1) // plan.block):  # once: straight code, and no loop's cost
-        number = turn * plan.block + thread_index()
-        pair = uint32(block_index() * plan.qkv_local + number)
-        if number < plan.qkv_local and pair < plan.qkv_pairs:
+def publish_heads(plan, channels, partial, sums, biases, layer, step):
+    """The block's rows of queries, keys and values, scaled, with their bias, to the blocks that attend (float32)."""
+    tag = uint32(step)
+    turn = thread_index()
+    while turn < plan.qkv_local:
+        pair = block_index() * plan.qkv_local + turn
+        if pair < plan.qkv_pairs:
             factor = scale(plan, sums)
-            upper, lower = row_pair(partial, number, plan.qkv_local // 2, plan.qkv_splits)
+            upper, lower = row_pair(partial, turn, plan.qkv_local // 2, plan.qkv_splits)
             upper, lower = upper * factor, lower * factor
             if plan.qkv_bias:
                 upper += biases[2 * (layer * plan.qkv_pairs + pair)]
                 lower += biases[2 * (layer * plan.qkv_pairs + pair) + 1]
-            vector = uint32(pair // uint32(half))
-            if not plan.qk_norm and vector < plan.heads + plan.kv_heads:
-                factor = plan.score_scale if vector < plan.heads else float32(1)
-                upper, lower = rotate_pair(upper, lower, rotation, 2 * (pair - vector * half), factor)
             at = plan.channel_qkv + 4 * ((step & 1) * plan.qkv_pairs + pair)
             store_packet(channels, at, as_bits(upper), tag, as_bits(lower), tag)
+        turn += plan.block
 
 
 @function
@@ -60,16 +52,16 @@ def gated(gate, up):
 @function
 def publish_activations(plan, channels, partial, sums, step):
     """The block's rows of the MLP's activation to all blocks, two to a half packet (bf16)."""
-    local_pairs = plan.gate_up_local // 2
-    for turn in range((local_pairs + plan.block - 1) // plan.block):
-        number = turn * plan.block + thread_index()
-        pair = block_index() * local_pairs + number
-        if number < local_pairs and pair < plan.intermediate // 2:
+    turn = thread_index()
+    while turn < plan.gate_up_local // 2:
+        pair = block_index() * (plan.gate_up_local // 2) + turn
+        if pair < plan.intermediate // 2:
             factor = scale(plan, sums)
-            gate, up, next_gate, next_up = row_quad(partial, number, local_pairs, plan.gate_up_splits)
+            gate, up, next_gate, next_up = row_quad(partial, turn, plan.gate_up_local // 2, plan.gate_up_splits)
             first, second = gated(gate * factor, up * factor), gated(next_gate * factor, next_up * factor)
             at = (step & 1) * (plan.intermediate // 2) + pair
             store_half(channels, plan.channel_activation + 2 * at, pack(first, second), uint32(step))
+        turn += plan.block
 
 
 @function

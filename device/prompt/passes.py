@@ -86,15 +86,11 @@ def decode_layers(plan, stream, block, comm, resident, cache, shown, first, posi
         load_factors(plan, shown.squares, block.factors)
         multiply(plan, stream, QKV, count, block.partial)
         sync_workers(plan)
-        store_rows(
-            *(plan, block.partial, block.factors, resident.biases, cache, resident.rope, layer, position, count),
-            *(shown.queries, shown.rows),
-        )
-        if plan.qk_norm:
-            meet(plan, comm, stream, NONE)
-            place_heads(plan, cache, resident.rope, shown.rows, layer, position, count, shown.queries)
+        store_rows(plan, block.partial, block.factors, resident.biases, layer, count, shown.rows)
         meet(plan, comm, stream, NONE)
         count = anew(count)  # what follows from it takes registers, which attention needs
+        place_heads(plan, cache, resident.rope, shown.rows, layer, position, count, shown.queries)
+        meet(plan, comm, stream, NONE)
         attend(plan, cache, shown.queries, block.counts, block.context, layer, position, count, shown.sums)
         meet(plan, comm, stream, NONE)
         count = anew(count)
