@@ -7,6 +7,7 @@ from decoding import CONTEXT, PROMPT, assert_close, bits, checkpoint, decode, lo
 from reference import Reference
 
 import shmemtp
+from shmemtp.device.backend import NAME
 from shmemtp.errors import InputError, ShmemtpError
 
 LONG = CONTEXT - len(PROMPT)  # more tokens than a test waits for
@@ -141,6 +142,15 @@ def test_leaving_a_stream_ends_its_request(pe, llm):
     assert same_on_all(pe, len(llm.loop.token_times)) < LONG
     assert llm.loop.finish() == "stopped"
     assert decode(llm, PROMPT, 12) == whole
+
+
+def test_a_stream_that_is_passes_ahead_when_the_context_is_full(pe):
+    """What a feeder brings closer ends with the cache, though the ring has room for tokens that never come."""
+    folder = checkpoint(pe, "one-kv-head", ratio=12, hidden_size=48, intermediate_size=16)
+    threads = dict(multiprocessors=8, block=32, warp=1) if NAME == "emulator" else {}
+    llm = model(pe, folder, max_context=32, prefill_tokens=1, **threads)
+    assert len(decode(llm, PROMPT[:3], 29)) == 29
+
 
 
 def test_more_tokens_than_fit_the_context_are_told(pe, caplog):

@@ -9,7 +9,10 @@ from numba.core.errors import TypingError
 
 from shmemtp.device import (
     Constants,
+    barrier_expect,
+    barrier_init,
     block_index,
+    bulk_load,
     function,
     grid_size,
     kernel,
@@ -17,6 +20,7 @@ from shmemtp.device import (
     load_acquire,
     local,
     pause,
+    prefetch,
     put,
     shared,
     store_release,
@@ -24,6 +28,7 @@ from shmemtp.device import (
     sync_warp,
     thread_index,
     uint32,
+    uint64,
     warp_size,
 )
 from shmemtp.device.backend import NAME, Device, Heap, view
@@ -81,6 +86,26 @@ def test_a_private_array_whose_size_a_gpu_could_not_know(run):
         with pytest.raises(TypingError, match=r"count of local\(\) must be a constant") as raised:
             run(wrong, (1, 1, 1), Constants(length=2))
         assert "test_emulator.py" in str(raised.value)
+
+
+@kernel
+def reach(source, i, nbytes, hint):
+    target, barrier = shared(0, 64, uint32), shared(256, 1, uint64)
+    barrier_init(barrier, 0)
+    if hint:
+        prefetch(source, i, nbytes)
+    else:
+        barrier_expect(barrier, 0, nbytes)
+        bulk_load(target, 0, source, i, nbytes, barrier, 0)
+
+
+@pytest.mark.parametrize("hint", [0, 1], ids=["copy", "hint"])
+def test_what_the_copy_engine_is_told_lies_in_the_array(run, device, hint):
+    source = device.array(64, np.uint32)
+    run(reach, (1, 1, 1), source, 32, 128, hint, shared_bytes=272)
+    for i, nbytes in ((36, 128), (-4, 16), (64, 16)):
+        with pytest.raises(IndexError, match="beyond the array"):
+            run(reach, (1, 1, 1), source, i, nbytes, hint, shared_bytes=272)
 
 
 @kernel

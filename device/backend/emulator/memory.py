@@ -191,8 +191,17 @@ def bulk_fence():
 
 
 @function
+def _check_range(array, i, nbytes):
+    """The bytes from element `i` on must be the array's: on a GPU nobody may notice, or the kernel is lost."""
+    if i < 0 or types.int64(i) * array.itemsize + nbytes > array.size * array.itemsize:
+        raise IndexError("a copy, or a hint, reaches beyond the array")
+
+
+@function
 def bulk_load(target, to, source, start, nbytes, array, i, once=True):
     """Global element `start` -> shared element `to`; the copy has landed on return, the mbarrier says so."""
+    _check_range(target, to, nbytes)
+    _check_range(source, start, nbytes)
     copy_bytes(target, to, source, start, nbytes)
     advance(array, i, -types.int64(nbytes), 0)
 
@@ -200,8 +209,10 @@ def bulk_load(target, to, source, start, nbytes, array, i, once=True):
 @function
 def prefetch(array, i, nbytes):
     """The host's caches need no hint."""
+    _check_range(array, i, nbytes)
 
 
 @function
 def prefetch_line(array, i):
     """As `prefetch`."""
+    _check_range(array, i, array.itemsize)
