@@ -152,7 +152,6 @@ def test_a_stream_that_is_passes_ahead_when_the_context_is_full(pe):
     assert len(decode(llm, PROMPT[:3], 29)) == 29
 
 
-
 def test_more_tokens_than_fit_the_context_are_told(pe, caplog):
     llm = model(pe, checkpoint(pe, "llama"), max_context=len(PROMPT) + 3)
     with caplog.at_level("INFO", "shmemtp"):
