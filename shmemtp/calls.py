@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CLUSTER", "Calls"]
 
+ANY_LENGTH = 1 << 32  # of the arrays that kernels are told of: a prepared call is started for others, too
 ALIGNMENT = 16  # bytes: where a kernel's array begins, its elements some way behind
 CARRIERS = (np.float32, np.uint16, np.uint16, np.int32)  # of the kinds, as kernels take them
 ROW_BLOCK = 512  # threads of a block that does a vector alone: they keep one of 16 KiB
@@ -72,7 +73,7 @@ class Calls:
             shared_bytes += 16 + 16 * CLUSTER  # a box of a pair from each
         for array in arrays:
             base, start = _base(array)
-            args += [view(base, 1, CARRIERS[kind]), start]
+            args += [view(base, ANY_LENGTH, CARRIERS[kind]), start]
         args += [np.float32(number) if isinstance(number, float) else number for number in numbers]
         if (name, kind, block) not in self._compiled:
             self._compiled[name, kind, block] = device.compile(getattr(calls, name), tuple(args), block=block)

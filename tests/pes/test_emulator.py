@@ -18,6 +18,7 @@ from shmemtp.device import (
     kernel,
     lane_index,
     load_acquire,
+    load_pair,
     local,
     pause,
     prefetch,
@@ -104,8 +105,42 @@ def test_what_the_copy_engine_is_told_lies_in_the_array(run, device, hint):
     source = device.array(64, np.uint32)
     run(reach, (1, 1, 1), source, 32, 128, hint, shared_bytes=272)
     for i, nbytes in ((36, 128), (-4, 16), (64, 16)):
-        with pytest.raises(IndexError, match="beyond the array"):
+        with pytest.raises(IndexError, match="beyond an array"):
             run(reach, (1, 1, 1), source, i, nbytes, hint, shared_bytes=272)
+
+
+@kernel
+def load_two(source, i):
+    load_pair(source, i)
+
+
+@kernel
+def load_one(source, i):
+    load_acquire(source, i)
+
+
+def test_loads_are_checked_on_request(run, device, monkeypatch):
+    """As `array[i]` is: Numba does that. A kernel of before is another one."""
+    monkeypatch.setattr("numba.config.BOUNDSCHECK", 1)
+    source = device.array(4, np.uint32)
+    for loads, most in ((load_two, 2), (load_one, 3)):
+        run(loads, (1, 1, 1), source, most)
+        for wrong in (-1, most + 1):
+            with pytest.raises(IndexError, match="beyond an array"):
+                run(loads, (1, 1, 1), source, wrong)
+
+
+@kernel
+def send(target, source, to, start, count):
+    put(target, to, source, start, count, 0)
+
+
+def test_what_a_put_is_told_lies_in_the_arrays(run, symmetric):
+    target, source = symmetric(8, np.float32), symmetric(8, np.float32)
+    run(send, (1, 1, 1), target, source, 4, 4, 4)
+    for to, start, count in ((5, 4, 4), (4, 5, 4), (-1, 0, 2), (0, 0, 9)):
+        with pytest.raises(IndexError, match="beyond an array"):
+            run(send, (1, 1, 1), target, source, to, start, count)
 
 
 @kernel

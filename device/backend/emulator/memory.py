@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .arrays import element
+from .arrays import check_range, element, first_element
 from .context import I64, function, pause
 
 __all__ = [
@@ -106,11 +106,13 @@ def peer(typingctx, array, distance):
 
 @intrinsic
 def copy_bytes(typingctx, target, to, source, start, nbytes):
-    """memcpy from element `start` to element `to`."""
+    """memcpy from element `start` to element `to`; an IndexError where that is beyond an array."""
 
     def codegen(context, builder, sig, args):
-        there = element(context, builder, sig.args[0], *args[:2])
-        here = element(context, builder, sig.args[2], *args[2:4])
+        check_range(context, builder, sig.args[0], *args[:2], args[4])
+        check_range(context, builder, sig.args[2], *args[2:5])
+        there = builder.gep(first_element(context, builder, sig.args[0], args[0]), [args[1]])
+        here = builder.gep(first_element(context, builder, sig.args[2], args[2]), [args[3]])
         cgutils.raw_memcpy(builder, there, here, args[4], 1)
         return context.get_dummy_value()
 
@@ -190,29 +192,29 @@ def bulk_fence():
     """Likewise."""
 
 
-@function
-def _check_range(array, i, nbytes):
-    """The bytes from element `i` on must be the array's: on a GPU nobody may notice, or the kernel is lost."""
-    if i < 0 or types.int64(i) * array.itemsize + nbytes > array.size * array.itemsize:
-        raise IndexError("a copy, or a hint, reaches beyond the array")
+@intrinsic
+def _check(typingctx, array, i, nbytes):
+    def codegen(context, builder, sig, args):
+        check_range(context, builder, sig.args[0], *args)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), codegen
 
 
 @function
 def bulk_load(target, to, source, start, nbytes, array, i, once=True):
     """Global element `start` -> shared element `to`; the copy has landed on return, the mbarrier says so."""
-    _check_range(target, to, nbytes)
-    _check_range(source, start, nbytes)
     copy_bytes(target, to, source, start, nbytes)
     advance(array, i, -types.int64(nbytes), 0)
 
 
 @function
 def prefetch(array, i, nbytes):
-    """The host's caches need no hint."""
-    _check_range(array, i, nbytes)
+    """The host's caches need no hint; on a GPU one beyond the array may be an error."""
+    _check(array, i, nbytes)
 
 
 @function
 def prefetch_line(array, i):
     """As `prefetch`."""
-    _check_range(array, i, array.itemsize)
+    _check(array, i, array.itemsize)

@@ -5,7 +5,7 @@ from numba.core import errors
 from numba.extending import intrinsic
 
 from . import context as record
-from .arrays import element, field_view
+from .arrays import field_view, first_element
 from .context import I64, field_reader, function
 from .meetings import sync_block, sync_warp
 from .memory import copy_bytes, load_acquire, peer, store_release
@@ -45,8 +45,7 @@ def _item_bytes(typingctx, target, source):
 @intrinsic
 def _address(typingctx, array):
     def codegen(context, builder, sig, args):
-        first = context.get_constant(types.int64, 0)
-        return builder.ptrtoint(element(context, builder, sig.args[0], args[0], first), I64)
+        return builder.ptrtoint(first_element(context, builder, sig.args[0], args[0]), I64)
 
     return types.int64(array), codegen
 
