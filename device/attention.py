@@ -77,7 +77,7 @@ def attend_unit(plan, cache, channels, scratch, unit, head, part, layer, positio
     at = granule_place(plan, layer, head, first_position(plan, part, warp_index()))
     if warp_index() < warps and warps <= NEAR:
         prefetch_granule(plan, cache, at)  # while the queries are on their way
-    # a warp's granules lie `attending` steps apart, as plan.attending is a multiple of plan.depth
+    # What lies between a warp's granules, `attending` of the part's, is `attending` times this: first_position says so.
     step_elements = plan.parts * plan.granule_elements
     count_positions(plan, scratch.counts, part, position)
     receive_heads(plan, cache, channels, scratch, layer, head, part, position, step, limits)

@@ -57,7 +57,7 @@ def parts_of(plan, position, count):
 
 @function
 def units_of(plan, position, count):
-    """(thread)"""
+    """How many units there are (thread)."""
     return uint32(plan.kv_heads * bands_of(plan, count) * parts_of(plan, position, count))
 
 

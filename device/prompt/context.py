@@ -67,7 +67,7 @@ def begin_tiles(plan, cache, context, layer, head, tile, end):
 
 @function
 def _fetch(plan, cache, context, layer, head, tile, place):
-    """(thread)"""
+    """Starts the copies of one tile (thread)."""
     at, nbytes = granule_place(plan, layer, head, tile * TILE), 4 * plan.granule_elements
     to = place * (4 * plan.granule_elements)
     barrier_expect(context.landed, place, 2 * nbytes)

@@ -57,8 +57,11 @@ def load_head(plan, rows, token, source, x, y):
 
 @function
 def place_heads(plan, cache, rope, rows, layer, position, count, queries):
-    """The pass's heads, normalised and rotated as they must be: queries scaled to `queries`, see `attention.attend`,
-    keys and values to the cache, in which its first token is at `position` (all warps of the grid)."""
+    """The pass's heads, normalised and rotated as they must be, as bf16 (all warps of the grid).
+
+    Queries, scaled, go to `queries` (see `attention.attend`), keys and values to the cache, where the pass's first
+    token is at `position`.
+    """
     half, each = plan.head_dim // 2, plan.heads + 2 * plan.kv_heads
     x, y = local(plan.head_turns, float32), local(plan.head_turns, float32)
     number = uint32(block_index() * plan.warps + warp_index())
