@@ -16,7 +16,7 @@ share of each vector: a block that has all of number k has heard from every bloc
 
 from collections import namedtuple
 
-from .backend import LINE_WORDS, block_index, function, int64, sync_block, thread_index, uint32
+from .backend import LINE_WORDS, block_index, check_lane_state, function, int64, sync_block, thread_index, uint32
 from .watch import Limits
 
 Communicator = namedtuple(
@@ -57,6 +57,7 @@ def open_lane(comm, state):
 
     state: int64 `local(comm.shape.lane_words)`; there epochs stay in registers.
     """
+    check_lane_state(state.size >= comm.shape.lane_words)
     lane = prepare_lane(comm, state)
     read_epochs(lane)
     return lane

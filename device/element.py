@@ -22,6 +22,7 @@ from .bfloat16 import high, low, pack
 
 FLOAT32, BFLOAT16, FLOAT16, INT32 = range(4)
 KINDS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16": FLOAT16, "int32": INT32}
+MOST_KINDS = len(KINDS)
 
 
 @function

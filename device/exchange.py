@@ -9,6 +9,8 @@ from collections import namedtuple
 from .backend import (
     block_index,
     block_size,
+    check_extent,
+    check_kind,
     fence,
     function,
     load_pair,
@@ -28,7 +30,7 @@ from .backend import (
     warp_index,
 )
 from .communicator import MEETING, box_place, limits_of, signal_place, slot_place
-from .element import elements_of_packet, load_elements, store_elements
+from .element import MOST_KINDS, elements_of_packet, load_elements, store_elements
 from .packets import receive, receive_from_all
 from .shmem import wait_for_epoch
 from .watch import COLLECTIVE, LEAVE, keep_waiting
@@ -41,6 +43,8 @@ there are `total` elements in all. whole: whether that makes whole packets, at m
 @function
 def parts_of(kind, array, start, length, total):
     """See Parts (thread)."""
+    check_kind(0 <= kind < MOST_KINDS and array.itemsize * elements_of_packet(kind) == 8)
+    check_extent(start >= 0 and length >= 0 and total >= 0 and start + total <= array.size)
     return Parts(array, start, length, total, (start | length | total) & (elements_of_packet(kind) - 1) == 0)
 
 

@@ -38,6 +38,7 @@ if NAME == "gpu":
     from .gpu.attention import *
     from .gpu.barriers import *
     from .gpu.bits import *
+    from .gpu.checks import *
     from .gpu.clusters import *
     from .gpu.host import *
     from .gpu.lines import *
@@ -49,6 +50,7 @@ if NAME == "gpu":
 else:
     from .emulator.attention import *
     from .emulator.bits import *
+    from .emulator.checks import *
     from .emulator.clusters import *
     from .emulator.host import *
     from .emulator.lines import *

@@ -8,18 +8,23 @@ import pytest
 from numba.core.errors import TypingError
 
 from shmemtp.device import (
+    BFLOAT16,
+    FLOAT32,
     Constants,
+    all_reduce_block,
     barrier_expect,
     barrier_init,
     block_index,
     bulk_load,
     function,
     grid_size,
+    int64,
     kernel,
     lane_index,
     load_acquire,
     load_pair,
     local,
+    open_lane,
     pause,
     prefetch,
     put,
@@ -141,6 +146,30 @@ def test_what_a_put_is_told_lies_in_the_arrays(run, symmetric):
     for to, start, count in ((5, 4, 4), (4, 5, 4), (-1, 0, 2), (0, 0, 9)):
         with pytest.raises(IndexError, match="beyond an array"):
             run(send, (1, 1, 1), target, source, to, start, count)
+
+
+@kernel
+def reduce_wrongly(comm, values, kind, start, count):
+    lane = open_lane(comm, local(comm.shape.lane_words, int64))
+    all_reduce_block(lane, kind, values, start, values, start, count)
+
+
+@kernel
+def open_in_too_little(comm):
+    open_lane(comm, local(1, int64))
+
+
+def test_what_a_collective_is_told_is_checked(pe, device):
+    with pe.communicator() as comm:
+        values = device.array(100, np.float32)
+        for kind, start, count in ((FLOAT32, 0, 101), (FLOAT32, 1, 100), (FLOAT32, 0, -5), (FLOAT32, -1, 5)):
+            with pytest.raises(IndexError, match="of elements that its array has not"):
+                pe.run(reduce_wrongly, 1, 4, comm, values, kind, start, count)
+        for kind in (7, -1, BFLOAT16):
+            with pytest.raises(TypeError, match="a collective's kind is none, or not of its array's elements"):
+                pe.run(reduce_wrongly, 1, 4, comm, values, kind, 0, 100)
+        with pytest.raises(IndexError, match="open_lane's state is too small"):
+            pe.run(open_in_too_little, 1, 4, comm)
 
 
 @kernel
