@@ -78,7 +78,10 @@ def _fetch(plan, cache, context, layer, head, tile, place):
 
 @function
 def wait_tile(plan, context):
-    """The elements of `context.tiles` where the next tile's keys and values begin, once they are there (worker)."""
+    """The elements of `context.tiles` where the next tile's keys and values begin, once they are there (worker).
+
+    Without a limit, as `stream.wait_stage`: thread 0 has started the copies, which depend on no PE and no other block.
+    """
     barrier_wait(context.landed, context.state[PLACE], context.state[PARITY])
     at = uint32(context.state[PLACE] * (4 * plan.granule_elements))
     return at, uint32(at + 2 * plan.granule_elements)

@@ -50,8 +50,8 @@ class _CheckLocals(FunctionPass):
     def run_pass(self, state):
         for block in state.func_ir.blocks.values():
             for call in block.find_exprs("call"):
-                function = ir_utils.guard(ir_utils.get_definition, state.func_ir, call.func)
-                if isinstance(function, ir.Global | ir.FreeVar) and getattr(function.value, "_name", "") == "local":
+                callee = ir_utils.guard(ir_utils.get_definition, state.func_ir, call.func)
+                if isinstance(callee, ir.Global | ir.FreeVar) and getattr(callee.value, "_name", "") == "local":
                     count = ir_utils.guard(ir_utils.get_definition, state.func_ir, call.args[0]) if call.args else None
                     if isinstance(count, ir.Expr) and count.op in ("binop", "unary", "call"):
                         rule = "a number, a module's, or a field of Constants, not computed"

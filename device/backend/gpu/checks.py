@@ -1,5 +1,6 @@
-"""What only the emulator looks at: on a GPU it would cost time, and there is nobody to tell. The contract is in
-../README.md."""
+"""Checks of what a collective is told, which on a GPU would cost time: only the emulator has them. The contract is in
+../README.md.
+"""
 
 from .words import function
 
