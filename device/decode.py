@@ -31,12 +31,10 @@ from .feeder import feed
 from .layer import Resident, begin_token, decode_layer, open_block
 from .matvec import multiply, pairs_of, product_of
 from .projections import keep_logits
-from .prompt import feeder as prompt_feeder
-from .prompt import stream as prompt_stream
 from .prompt.context import STATE_FIELDS as CONTEXT_STATE_FIELDS
 from .prompt.passes import Shown, layers_of, prefill
+from .prompt.passes import end_block as end_passes
 from .prompt.passes import open_block as open_passes
-from .prompt.stream import STATE_FIELDS as PROMPT_STATE_FIELDS
 from .request import COUNT, FED_FLAG, REASON, REASON_FLAG, RUNNING, STOP_INTERVAL, Request, has_ended, wish_of_host
 from .sample import choose
 from .sequence import LM_HEAD, stages_of
@@ -181,7 +179,7 @@ def decode(
         votes,
         vote_outbox,
         vote_signals,
-        shared(plan.shared_keys, plan.warps, uint64),
+        shared(plan.shared_keys, plan.warps + 1, uint64),
         shared(plan.shared_numbers, plan.warps + 4, float32),
         shared(plan.shared_epoch, 1, int64),
     )
@@ -190,17 +188,12 @@ def decode(
     fed, reason, layers = int64(0), int64(RUNNING), int64(0)
     if prompt_plan.tokens > 0 and prompt_count > 2:
         passes = open_passes(prompt_plan, local(CONTEXT_STATE_FIELDS, uint32))
-        stream = prompt_stream.open_stream(prompt_plan, local(PROMPT_STATE_FIELDS, uint32))
         shown = Shown(prompt_x, prompt_rows, prompt_squares, prompt_queries, prompt_sums)
-        if is_feeder(prompt_plan):
-            prompt_feeder.feed(prompt_plan, stream, weights, prompt_x, prompt_count)
-        else:
-            prefill(
-                *(prompt_plan, stream, passes, prompt_comm),
-                *(resident, cache, shown, ballot, request, control, uint32(epochs[STEP_EPOCH])),
-            )
-            prompt_stream.close_stream(stream)
-        prompt_stream.end_stream(prompt_plan, stream)
+        prefill(
+            *(prompt_plan, passes, prompt_comm, resident),
+            *(cache, shown, ballot, request, control, uint32(epochs[STEP_EPOCH])),
+        )
+        end_passes(prompt_plan, passes)
         fed, reason = passes.flags[FED_FLAG], passes.flags[REASON_FLAG]
         layers = layers_of(prompt_plan, fed)
     step = epochs[STEP_EPOCH] + layers  # if the request has ended, block 0 may have changed it: others need it no more

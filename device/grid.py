@@ -1,6 +1,7 @@
 """Barriers for a whole grid: of this PE's blocks, and of all PEs."""
 
 from .backend import (
+    anew,
     atomic_add,
     block_index,
     block_size,
@@ -14,6 +15,7 @@ from .backend import (
     store_release,
     sync_block,
     thread_index,
+    uint32,
     uint64,
 )
 from .communicator import BARRIER_ALL, EXCHANGE, begin, finish, limits_of, signal_place
@@ -38,19 +40,40 @@ def sync_grid(lane):
 
 @function
 def meet_blocks(lane):
-    """`sync_grid` between threads, one of each block; lane: or the communicator (thread).
+    """`sync_grid` between threads, one of each block; lane: or the communicator (thread)."""
+    await_blocks(lane, arrive(lane))
+
+
+@function
+def arrive(lane):
+    """The first half of `meet_blocks`; returns what `await_blocks` wants (thread).
 
     All add to one word; block 0 adds what makes the sum OPEN, so that this bit changes when the last one has come.
     """
-    limits, at = limits_of(lane), 2 * lane.shape.lanes
-    mine = OPEN - (grid_size() - 1) if block_index() == 0 else int64(1)
-    before = atomic_add(lane.epochs, at, mine)
-    seen = before + mine
+    return atomic_add(lane.epochs, _sum_place(lane), _share_of_sum())
+
+
+@function
+def await_blocks(lane, before):
+    """The second half: returns when all blocks have arrived (thread)."""
+    limits, at = limits_of(lane), _sum_place(lane)
+    seen = before + _share_of_sum()
     polls = began = 0
     while (seen ^ before) & OPEN == 0 and began != LEAVE:
         polls += 1
         began = keep_waiting(limits, polls, began, GRID, lane.rank, block_index(), int64(1), int64(0), LONG_NAP)
         seen = load_acquire(lane.epochs, at)
+
+
+@function
+def _sum_place(lane):
+    """Behind the lanes' epochs; found anew, or a compiler would keep its address in registers all the time."""
+    return int64(anew(uint32(2 * lane.shape.lanes)))
+
+
+@function
+def _share_of_sum():
+    return OPEN - (grid_size() - 1) if block_index() == 0 else int64(1)
 
 
 @function

@@ -34,13 +34,16 @@ def load_rotation(plan, table, position, rotation):
 
 
 @function
+def rotate_pair(x, y, table, at, factor):
+    """Two dimensions by the angle of which `table[at:]` has the cosine and the sine, times `factor` (thread)."""
+    cosine, sine = table[at], table[at + 1]
+    return (x * cosine - y * sine) * factor, (y * cosine + x * sine) * factor
+
+
+@function
 def rotate_head(plan, x, y, table, row, factor):
     """Rotates by the angles in row `row` of a table and multiplies by `factor`, in place (warp)."""
     for turn in range(plan.head_turns):
         d = turn * warp_size() + lane_index()
         if d < plan.head_dim // 2:
-            cosine, sine = table[row * plan.head_dim + 2 * d], table[row * plan.head_dim + 2 * d + 1]
-            x[turn], y[turn] = (
-                (x[turn] * cosine - y[turn] * sine) * factor,
-                (y[turn] * cosine + x[turn] * sine) * factor,
-            )
+            x[turn], y[turn] = rotate_pair(x[turn], y[turn], table, row * plan.head_dim + 2 * d, factor)

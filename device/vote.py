@@ -37,8 +37,9 @@ Ballot = namedtuple("Ballot", "votes outbox signals keys numbers epoch")
 Ballot.__doc__ = """Symmetric memory of the votes and a block's scratch.
 
 votes: uint32 [2 parities, size, blocks, 8 words], two packets a vote. outbox: uint32 [2 parities, blocks, 8] and
-signals: uint64 [size, blocks], for `plan.put`. In shared memory: keys: uint64 [warps]; numbers: float32 [warps + 4];
-epoch: int64 [1], the next vote's number, which all threads read before the barriers of a count and one then raises.
+signals: uint64 [size, blocks], for `plan.put`. In shared memory: keys: uint64 [warps + 1]; numbers: float32
+[warps + 4]; epoch: int64 [1], the next vote's number, which all threads read before the barriers of a count and one
+then raises.
 """
 LOWEST = -1e30
 MAX_TOKEN = 0xFFFFFF  # token ids fit 24 bits

@@ -9,6 +9,7 @@ from collections import namedtuple
 
 from .backend import (
     POLLS_BETWEEN_CHECKS,
+    anew,
     atomic_cas,
     clock,
     function,
@@ -17,6 +18,7 @@ from .backend import (
     pause,
     store_relaxed,
     store_release,
+    uint32,
 )
 
 Watch = namedtuple("Watch", "state report")
@@ -57,7 +59,8 @@ def keep_waiting(limits, polls, began, operation, peer, slot, wanted, seen, nap=
     pause(nap, polls)
     if polls % POLLS_BETWEEN_CHECKS != 0:
         return began
-    if load_relaxed(limits.watch.state, EXPIRED) != 0:
+    expired = int64(anew(uint32(EXPIRED)))  # or a compiler would keep addresses in registers all the time
+    if load_relaxed(limits.watch.state, expired) != 0:
         return int64(LEAVE)
     now = clock()
     if began == 0:
@@ -67,14 +70,14 @@ def keep_waiting(limits, polls, began, operation, peer, slot, wanted, seen, nap=
         limit += limit >> 3  # this PE's own blocks may wait for another PE: that wait is the one to tell of
     if now - began < limit:
         return began
-    if atomic_cas(limits.watch.state, EXPIRED, int64(0), int64(1)) == 0:
-        store_relaxed(limits.watch.report, PE, int64(limits.pe))
-        store_relaxed(limits.watch.report, OPERATION, int64(operation))
-        store_relaxed(limits.watch.report, PEER, int64(peer))
-        store_relaxed(limits.watch.report, SLOT, int64(slot))
-        store_relaxed(limits.watch.report, WANTED, int64(wanted))
-        store_relaxed(limits.watch.report, SEEN, int64(seen))
-        store_release(limits.watch.report, EXPIRED, int64(1))  # the host may look at any time
+    if atomic_cas(limits.watch.state, expired, int64(0), int64(1)) == 0:
+        store_relaxed(limits.watch.report, expired + (PE - EXPIRED), int64(limits.pe))
+        store_relaxed(limits.watch.report, expired + (OPERATION - EXPIRED), int64(operation))
+        store_relaxed(limits.watch.report, expired + (PEER - EXPIRED), int64(peer))
+        store_relaxed(limits.watch.report, expired + (SLOT - EXPIRED), int64(slot))
+        store_relaxed(limits.watch.report, expired + (WANTED - EXPIRED), int64(wanted))
+        store_relaxed(limits.watch.report, expired + (SEEN - EXPIRED), int64(seen))
+        store_release(limits.watch.report, expired, int64(1))  # the host may look at any time
     return int64(LEAVE)
 
 

@@ -225,9 +225,9 @@ class PromptArguments:
     def __init__(self, pe, team, plan: Plan):
         from .device.backend import Constants
 
-        passes, tokens = plan.prompt, plan.prompt.tokens
-        self.channel = Channel(pe, team, Extent(plan.grid, max(8, passes.packets), plan.put, threads=plan.block), NEVER)
-        shape = plan.shape
+        passes, tokens, shape = plan.prompt, plan.prompt.tokens, plan.shape
+        extent = Extent(plan.grid, max(8, passes.packets), plan.put, threads=plan.threads)
+        self.channel = Channel(pe, team, extent, NEVER)
         sizes = {"x": passes.inputs["words"], "rows": tokens * shape.qkv_rows, "squares": tokens * plan.grid}
         sizes |= {"queries": tokens * shape.heads * shape.head_dim, "sums": passes.sums if tokens else 0}
         kinds = {"x": np.uint32, "queries": np.uint16}

@@ -4,13 +4,12 @@ from .errors import InputError
 from .model import Layout, ModelShape
 from .plan import GRANULE, Plan
 from .product import TILE_ROWS, ceil_div
-from .prompt_plan import LEAST_TOKENS
+from .prompt_plan import LEAST_TOKENS, MOST_TOKENS
 from .shared_memory import MOST_ATTENDING
 
 __all__ = ["MOST_TOKENS", "make_plan"]
 
 MOST_THREADS = 1024  # of a block, those that feed it included
-MOST_TOKENS = 64  # of a prompt's pass: a multiple of LEAST_TOKENS, or 1: one by one
 ABREAST = 32  # parts of a context that take positions in turn: one to a lane when they are merged
 
 

@@ -1,26 +1,42 @@
-"""How a prompt's passes run on a device: how many tokens each takes, and where everything lies in shared memory."""
+"""How a prompt's passes run on a device: how many tokens each takes, which warp multiplies what, where it all lies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .product import GROUP, TILE_ROWS, Product, ceil_div, round_up
-from .shared_memory import IN_FLIGHT, LINE, MBARRIER, place
+from .product import COLUMNS, TILE_ROWS, Product, ceil_div, round_up
+from .shared_memory import LINE, MBARRIER, place
 
 if TYPE_CHECKING:
     from .plan import Plan
 
-__all__ = ["PromptPlan", "most_tokens"]
+__all__ = ["LEAST_TOKENS", "MOST_TOKENS", "PromptPlan", "most_tokens"]
 
 LEAST_TOKENS = 16  # of a pass, and what the others are multiples of
-MOST_VECTORS, COLUMNS = 32, 64  # device/backend/README.md: `multiply_tiles` takes so many or LEAST_TOKENS, a multiple
-MOST_ARRIVALS = 127  # the same: of an mbarrier's phase
-CHUNKS, ROW_PADDING = 2, 8  # device/prompt/stream.py
-STAGE_ROWS = GROUP * TILE_ROWS
-LEAST_STAGES, MOST_STAGES = 3, 12
-MOST_PARTS = 8  # of a product's columns, each another warp's
+MOST_TOKENS = 256
+MOST_VECTORS = 32  # device/backend/README.md: `add_products` takes so many, or LEAST_TOKENS
+EIGHT = 8  # the same: rows are a multiple
+MOST_ROWS, WARP = 56, 32  # the same: a GPU's warp has registers for their sums
+MOST_PARTS = 4
+MOST_SHARING = 2
+LEAST_PLACES, MOST_PLACES = 2, 8  # device/prompt/ring.py: steps that the ring has room for
 ROWS = 8  # device/prompt/attention.py: of a warp
-LEAST_PLACES, MOST_PLACES = 2, 6  # tiles of the context that a block holds: one is at work
+TOGETHER = 4  # device/prompt/hidden.py: tokens whose squares a warp loads at once
+LEAST_TILES, MOST_TILES = 2, 6  # of the context that a block holds: one is at work
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the warps share a product: row groups times token groups times parts of the columns; and the ring's steps."""
+
+    row_groups: int
+    warp_rows: int
+    parts: int
+    places: int
+
+    @property
+    def rows(self) -> int:
+        return self.row_groups * self.warp_rows
 
 
 @dataclass(frozen=True)
@@ -29,67 +45,91 @@ class PromptPlan:
 
     plan: "Plan"
     tokens: int
+    sharing: int = 1  # neighbouring blocks that share the rows of all of them and divide the tokens
 
     @property
-    def fits(self) -> bool:
-        return self.tokens >= LEAST_TOKENS and self.stages >= LEAST_STAGES and self.plan.warps <= MOST_ARRIVALS
+    def warps(self) -> int:
+        """Of a block: the feeder's is a worker here."""
+        return self.plan.threads // self.plan.warp
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of a block."""
+        return self.tokens // self.sharing
+
+    @property
+    def vectors(self) -> int:
+        """Tokens that a warp multiplies at once: more where there are too few warps for all groups."""
+        tokens = self.block_tokens
+        first = MOST_VECTORS if tokens % MOST_VECTORS == 0 else LEAST_TOKENS
+        enough = (n for n in range(first, tokens, LEAST_TOKENS) if tokens % n == 0 and tokens // n <= self.warps)
+        return next(enough, tokens or LEAST_TOKENS)
+
+    @property
+    def token_groups(self) -> int:
+        return max(1, self.block_tokens // self.vectors)
 
     @property
     def _products(self) -> tuple[Product, ...]:
         return self.plan.layout.products[:4]
 
-    @property
-    def _columns(self) -> int:
-        """Of the widest tiles."""
-        return max(product.tile_columns for product in self._products)
+    @cached_property
+    def works(self) -> tuple[Work, ...]:
+        """Of qkv, o, gate_up and down."""
+        return tuple(self._work(product) for product in self._products)
+
+    def rows(self, product: Product) -> int:
+        """Of a block."""
+        return 2 * self.sharing * product.pairs_per_block
+
+    def _work(self, product: Product) -> Work:
+        """As few row groups as a warp's registers allow, so that inputs are read from shared memory seldom."""
+        abreast = max(1, self.warps // self.token_groups)  # row groups times parts
+        eights, slices = ceil_div(self.rows(product), EIGHT), product.splits * product.tile_columns // COLUMNS
+        least = min(abreast, ceil_div(eights, MOST_ROWS // EIGHT))
+        for parts in (n for n in range(min(abreast // least, MOST_PARTS), 0, -1) if slices % n == 0):
+            row_groups = min(eights, abreast // parts)
+            work = Work(row_groups, EIGHT * ceil_div(eights, row_groups), parts, 0)
+            places = min(MOST_PLACES, slices // parts + 1, self._ring_room // self._step_bytes(work))
+            if places >= LEAST_PLACES and self._sum_bytes(work) <= self._ring_room:
+                return replace(work, places=places)
+        return work
 
     @property
-    def stage_elements(self) -> int:
-        return STAGE_ROWS * self._columns
+    def traffic(self) -> int:
+        """Elements that a block reads in a layer."""
+        return sum(product.columns * (self.rows(product) + self.block_tokens) for product in self._products)
+
+    def _step_bytes(self, work: Work) -> int:
+        return 2 * work.parts * (work.rows + self.block_tokens) * COLUMNS
+
+    def sum_stride(self, work: Work) -> int:
+        """Floats from a token's sums to the next one's: eight to have them in other banks."""
+        return round_up(work.rows, 32) + 8
+
+    def _sum_bytes(self, work: Work) -> int:
+        return 4 * work.parts * self.block_tokens * self.sum_stride(work)
 
     @property
-    def chunk_elements(self) -> int:
-        return self._chunk_size(self._columns)
-
-    def _chunk_size(self, columns: int) -> int:
-        """Elements of all tokens' inputs of a split: two tokens share a row."""
-        return self.tokens // 2 * (2 * columns + ROW_PADDING)
-
-    @property
-    def vectors(self) -> int:
-        """Tokens that a warp multiplies at once."""
-        return MOST_VECTORS if self.tokens % MOST_VECTORS == 0 else LEAST_TOKENS
-
-    def sum_stride(self, product: Product) -> int:
-        """Floats from a token's sums to the next one's: whole stages, and eight to have them in other banks."""
-        return round_up(2 * product.pairs_per_block, STAGE_ROWS) + 8
-
-    def parts(self, product: Product) -> int:
-        """In how many parts of its columns a stage is multiplied: so many that most warps have one in each split."""
-        stages = ceil_div(2 * product.pairs_per_block, STAGE_ROWS)
-        shares = stages * (self.tokens // self.vectors)
-        parts = 1
-        while (
-            2 * parts * shares <= self.plan.warps
-            and 2 * parts <= MOST_PARTS
-            and product.tile_columns % (2 * parts * COLUMNS) == 0
-        ):
-            parts *= 2
-        return parts
+    def fits(self) -> bool:
+        return (
+            LEAST_TOKENS <= self.block_tokens
+            and self.tokens % (self.sharing * LEAST_TOKENS) == 0
+            and self.plan.grid % self.sharing == 0
+            and LEAST_TILES * self._tile_bytes <= self._ring_room
+            and all(work.places >= LEAST_PLACES for work in self.works)
+            and (self.plan.warp < WARP or self._registers_suffice)
+        )
 
     @property
-    def _partial_bytes(self) -> int:
-        return 4 * self.tokens * max(self.parts(product) * self.sum_stride(product) for product in self._products)
-
-    @property
-    def _chunk_bytes(self) -> int:
-        return 2 * CHUNKS * self.chunk_elements
+    def _registers_suffice(self) -> bool:
+        return self.vectors <= MOST_VECTORS and all(work.warp_rows <= MOST_ROWS for work in self.works)
 
     @property
     def band(self) -> int:
         """Rows of a unit of attention (device/prompt/attention.py): a full pass's make bands of the same size."""
         rows = self.plan.shape.group * self.tokens
-        bands = max(1, ceil_div(rows, ROWS * self.plan.warps))
+        bands = max(1, ceil_div(rows, ROWS * self.warps))
         return max(ROWS, round_up(ceil_div(rows, bands), ROWS))
 
     @property
@@ -104,48 +144,42 @@ class PromptPlan:
         return max(self.plan.grid, self.plan.shape.kv_heads * bands) * self.band * self.sum_row
 
     @property
-    def _context_tile_bytes(self) -> int:
-        """Keys and values of two granules."""
+    def _tile_bytes(self) -> int:
+        """Of the context: keys and values of two granules."""
         return 2 * 4 * self.plan.granule_elements
 
     @property
-    def places(self) -> int:
-        """Tiles of the context that a block holds at a time, in the place of the chunks."""
-        room = self._chunk_bytes // self._context_tile_bytes
-        return max(LEAST_PLACES, min(MOST_PLACES, room))
+    def tiles(self) -> int:
+        """Of the context that a block holds at a time."""
+        return min(MOST_TILES, self._ring_room // self._tile_bytes)
 
     @cached_property
     def _small_sizes(self) -> dict[str, int]:
-        """Bytes of each region beside the stages. The first four are where the other passes have them."""
+        """Bytes of each region beside the ring. The first four are where the other passes have them."""
         return {
             **{name: self.plan.memory.sizes[name] for name in ("flags", "keys", "numbers", "epoch")},
-            "partial": self._partial_bytes,
-            "residual": 8 * self.plan.layout.o.pairs_per_block * self.tokens,
-            "factors": 4 * self.tokens,
+            "residual": 4 * self.rows(self.plan.layout.o) * self.block_tokens,
+            "factors": 4 * self.block_tokens,
             "counts": 4 * self.band,
-            "context_landed": MBARRIER * self.places,
-            "chunks": max(self._chunk_bytes, self.places * self._context_tile_bytes),
-            **{name: MBARRIER * CHUNKS for name in ("chunk_landed", "chunk_free")},
-            **{name: MBARRIER * MOST_STAGES for name in ("landed", "free")},
-            "opened": MBARRIER,
-            "closed": MBARRIER,
+            "context_landed": MBARRIER * MOST_TILES,
+            "landed": MBARRIER * MOST_PLACES,
         }
 
     @cached_property
-    def stages(self) -> int:
-        """Of the ring: what there is room for."""
-        room = self.plan.shared_limit - sum(round_up(nbytes, LINE) for nbytes in self._small_sizes.values())
-        return min(MOST_STAGES, room // (2 * self.stage_elements))
+    def _ring_room(self) -> int:
+        return self.plan.shared_limit - sum(round_up(nbytes, LINE) for nbytes in self._small_sizes.values())
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Bytes of each region."""
-        return {**self._small_sizes, "tiles": self.stages * 2 * self.stage_elements}
+        """Bytes of each region. In the ring lie a product's steps, then its sums, and tiles of the context."""
+        steps = [work.places * self._step_bytes(work) for work in self.works]
+        sums = [self._sum_bytes(work) for work in self.works]
+        return {**self._small_sizes, "ring": max(*steps, *sums, self.tiles * self._tile_bytes)}
 
     @cached_property
     def offsets(self) -> dict[str, int]:
         """Where each region begins, in bytes; `end` is where the last one ends."""
-        return place(self.sizes, {"context": self.places * self._context_tile_bytes}, "chunks")
+        return place(self.sizes, {}, "ring")
 
     @property
     def packets(self) -> int:
@@ -159,47 +193,58 @@ class PromptPlan:
         offsets, at = {}, 0
         for name, product in {"hidden": layout.qkv, "attention": layout.o, "activation": layout.down}.items():
             offsets[name] = at
-            words = product.splits * self._chunk_size(product.tile_columns) // 2
-            at += round_up(words, LINE // 4)
+            at += product.columns * self.tokens // 2
         return {**offsets, "words": at}
 
     @cached_property
     def constants(self) -> dict[str, int | float | bool]:
         """The record that device code sees as `plan`."""
         plan, inputs = self.plan, self.inputs
-        token_turns, grid_turns = ceil_div(self.tokens, plan.warps), ceil_div(plan.grid, plan.warp)
+        sets = plan.grid // self.sharing
+        set_turns = ceil_div(sets, plan.warp)
         values = dict(
             plan.constants,
             tokens=self.tokens,
-            stages=self.stages,
-            in_flight=min(IN_FLIGHT, self.stages - 1),  # one is at work
-            stage_elements=self.stage_elements,
-            chunk_elements=self.chunk_elements,
-            partial_count=self._partial_bytes // 4,
+            sharing=self.sharing,
+            block_tokens=self.block_tokens,
+            hidden_local=self.rows(plan.layout.o) // 2,
+            qkv_local=self.rows(plan.layout.qkv) // 2,
+            gate_up_local=self.rows(plan.layout.gate_up) // 2,
+            block=plan.threads,
+            warps=self.warps,
+            ring_elements=self.sizes["ring"] // 2,
+            partial_count=self.sizes["ring"] // 4,
+            warp_products=max(ceil_div(work.warp_rows * self.vectors, plan.warp) for work in self.works),
             band=self.band,
             sum_row=self.sum_row,
-            places=self.places,
+            places=self.tiles,
             attention_floats=ceil_div(ROWS, plan.warp) * (2 * plan.shape.head_dim + 2),
             vectors=self.vectors,
-            token_turns=token_turns,
-            grid_turns=grid_turns,
-            square_turns=token_turns * grid_turns,
+            sets=sets,
+            set_turns=set_turns,
+            held_squares=TOGETHER * set_turns,
             x_qkv=inputs["hidden"],
             x_gate_up=inputs["hidden"],
             x_o=inputs["attention"],
             x_down=inputs["activation"],
         )
-        for name, product in zip(("qkv", "o", "gate_up", "down"), self._products, strict=True):
-            values[f"{name}_parts"] = self.parts(product)
-            values[f"{name}_sums"] = self.sum_stride(product)
+        for name, product, work in zip(("qkv", "o", "gate_up", "down"), self._products, self.works, strict=True):
+            values[f"{name}_rows"] = self.rows(product)
+            values[f"{name}_all_rows"] = product.tiles // product.splits * TILE_ROWS
+            values[f"{name}_warp_rows"] = work.warp_rows
+            values[f"{name}_room"] = work.rows
+            values[f"{name}_parts"] = work.parts
+            values[f"{name}_places"] = work.places
+            values[f"{name}_sums"] = self.sum_stride(work)
         values.update({f"shared_{name}": at for name, at in self.offsets.items()})
         return values
 
 
 def most_tokens(plan: "Plan", wanted: int) -> PromptPlan:
-    """The passes of the most tokens, at most `wanted`, that shared memory has room for; of none if of none it has."""
+    """The passes of the most tokens, at most `wanted`, that a block has room for; of none if of none it has."""
     for tokens in range(wanted // LEAST_TOKENS * LEAST_TOKENS, 0, -LEAST_TOKENS):
-        passes = PromptPlan(plan, tokens)
-        if passes.fits:
-            return passes
+        found = [PromptPlan(plan, tokens, sharing) for sharing in (1, MOST_SHARING)]
+        fitting = [passes for passes in found if passes.fits]
+        if fitting:
+            return min(fitting, key=lambda passes: passes.traffic)
     return PromptPlan(plan, 0)

@@ -72,7 +72,7 @@ class SharedMemory:
         tiles = max(self._lm_head_group, *(product.tiles_per_block for product in self.layout.products[:4]))
         return {
             "flags": 16,
-            "keys": 8 * self.warps,
+            "keys": 8 * (self.warps + 1),  # in a prompt's passes the feeder's warp votes, too
             "numbers": 4 * (self.warps + 4),
             "epoch": 8,
             "x": max(2 * self.x_elements, sum(self._scratch.values())),

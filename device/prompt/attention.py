@@ -29,7 +29,7 @@ from ..backend import (
 from ..bfloat16 import pack
 from ..workers import sync_workers
 from .context import TILE, begin_tiles, next_tile, wait_tile
-from .stream import input_word
+from .ring import input_word
 
 ROWS = 8  # of a warp
 TOGETHER = 4  # parts whose results a thread loads at once
@@ -125,8 +125,8 @@ def merge_parts(plan, sums, position, count, x):
         token = uint32(row // uint32(plan.group))
         query = uint32(head * plan.group + row - token * plan.group)
         word = uint32(query * (plan.head_dim // 2) + 2 * quad)
-        store_bits(x, plan.x_o + input_word(plan, plan.o_columns, token, word), pack(p, q))
-        store_bits(x, plan.x_o + input_word(plan, plan.o_columns, token, word + 1), pack(r, s))
+        store_bits(x, plan.x_o + input_word(plan, token, word), pack(p, q))
+        store_bits(x, plan.x_o + input_word(plan, token, word + 1), pack(r, s))
         i = uint32(i + plan.grid * plan.block)
 
 

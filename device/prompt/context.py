@@ -1,6 +1,6 @@
 """Keys and values of the context in shared memory: tiles of two granules, by the copy engine, a few ahead of their use.
 
-They lie where the stream's chunks are at other times. Thread 0 of the workers starts the copies; all workers go from
+They lie where the ring of a product is at other times. Thread 0 of the workers starts the copies; all workers go from
 tile to tile together.
 """
 
@@ -21,7 +21,6 @@ from ..backend import (
 )
 from ..cache import GRANULE, granule_place
 from ..workers import sync_workers
-from .stream import go_on
 
 TILE = 2 * GRANULE  # positions
 PLACE, PARITY = range(2)
@@ -34,10 +33,10 @@ place."""
 
 @function
 def open_context(plan, state):
-    """Before `open_stream`, whose fence its barriers need (all threads of the block). state: `local`, the caller's."""
+    """Needs a `barrier_fence` and a barrier of all threads behind it (all threads). state: `local`, the caller's."""
     context = Context(
         state,
-        shared(plan.shared_context, plan.places * 4 * plan.granule_elements, uint16),
+        shared(plan.shared_ring, plan.places * 4 * plan.granule_elements, uint16),
         shared(plan.shared_context_landed, plan.places, uint64),
     )
     for field in range(STATE_FIELDS):
@@ -80,7 +79,7 @@ def _fetch(plan, cache, context, layer, head, tile, place):
 def wait_tile(plan, context):
     """The elements of `context.tiles` where the next tile's keys and values begin, once they are there (worker).
 
-    Without a limit, as `stream.wait_stage`: thread 0 has started the copies, which depend on no PE and no other block.
+    Without a limit: thread 0 has started the copies, which depend on no PE and no other block.
     """
     barrier_wait(context.landed, context.state[PLACE], context.state[PARITY])
     at = uint32(context.state[PLACE] * (4 * plan.granule_elements))
@@ -93,4 +92,7 @@ def next_tile(plan, cache, context, layer, head, tile, end):
     sync_workers(plan)
     if thread_index() == 0 and tile + plan.places < end:
         _fetch(plan, cache, context, layer, head, uint32(tile + plan.places), context.state[PLACE])
-    go_on(context.state, PLACE, PARITY, plan.places)
+    context.state[PLACE] += uint32(1)
+    if context.state[PLACE] == plan.places:
+        context.state[PLACE] = uint32(0)
+        context.state[PARITY] ^= uint32(1)

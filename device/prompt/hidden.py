@@ -1,8 +1,7 @@
-"""The hidden states of a pass: a block keeps its pairs of all tokens in float32, and shows them normalised to all."""
+"""The hidden states of a pass: a block keeps its pairs of its tokens in float32, and shows them to all others."""
 
 from ..backend import (
     as_bits,
-    block_index,
     float32,
     function,
     lane_index,
@@ -17,10 +16,12 @@ from ..backend import (
 from ..bfloat16 import high, low, pack
 from ..communicator import FIRST
 from ..exchange import deliver, post_to_all
-from ..residual import own_pairs, sum_in_order
+from ..residual import sum_in_order
 from ..workers import sync_workers
 from .product import row_pair
-from .stream import input_word
+from .ring import input_word, set_of, tokens_of
+
+TOGETHER = 4  # tokens whose squares a warp loads at once
 
 
 @function
@@ -30,13 +31,24 @@ def pair_of(plan, turn):
 
 
 @function
+def own_pairs(plan):
+    """How many pairs of the hidden state the block has: pairs set * hidden_local and on (thread)."""
+    if plan.hidden_pairs % plan.hidden_local == 0:
+        return plan.hidden_local
+    return max(0, min(plan.hidden_local, plan.hidden_pairs - set_of(plan) * plan.hidden_local))
+
+
+@function
 def embed(plan, embedding, prompt, first, count, residual):
-    """The block's own pairs of the embeddings of prompt tokens `first` to `first + count - 1` (block)."""
+    """The block's pairs of its tokens' embeddings; the pass has `count` from prompt token `first` on (block)."""
+    begin, some = tokens_of(plan, count)
     turn = thread_index()
-    while turn < plan.hidden_local * count:
+    while turn < plan.hidden_local * some:
         token, pair = pair_of(plan, turn)
         if pair < own_pairs(plan):
-            word = embedding[prompt[first + token] * plan.hidden_pairs + block_index() * plan.hidden_local + pair]
+            word = embedding[
+                prompt[first + begin + token] * plan.hidden_pairs + set_of(plan) * plan.hidden_local + pair
+            ]
             residual[2 * turn], residual[2 * turn + 1] = low(word), high(word)
         turn += plan.block
 
@@ -47,7 +59,7 @@ def add_sums(plan, comm, product, partial, residual, count, epoch):
 
     epoch: uint32, the same on all PEs; with each call it rises, from even to odd and back.
     """
-    turns = plan.hidden_local * count
+    turns = plan.hidden_local * tokens_of(plan, count)[1]
     if plan.pes > 1:
         turn = thread_index()
         while turn < turns:
@@ -80,19 +92,20 @@ def show_hidden(plan, norms, row, residual, count, x, squares):
     """The block's pairs times row `row` of norm weights as inputs of the next product, and their squares' sums (block).
 
     RMSNorm's factor, the same for a token's whole vector, is left to what the product's rows become (`load_factors`).
-    x: uint32, bf16 pairs. squares: float32 [tokens, grid]. The caller's `meet` must follow.
+    x: uint32, bf16 pairs. squares: float32 [tokens, sets]. The caller's `meet` must follow.
     """
+    begin, some = tokens_of(plan, count)
     sync_workers(plan)
-    turn, first = thread_index(), block_index() * plan.hidden_local
-    while turn < plan.hidden_local * count:
+    turn, first = thread_index(), set_of(plan) * plan.hidden_local
+    while turn < plan.hidden_local * some:
         token, pair = pair_of(plan, turn)
         if pair < own_pairs(plan):
             weight = row * plan.hidden + 2 * (first + pair)
             both = pack(residual[2 * turn] * norms[weight], residual[2 * turn + 1] * norms[weight + 1])
-            store_bits(x, plan.x_qkv + input_word(plan, plan.qkv_columns, token, first + pair), both)
+            store_bits(x, plan.x_qkv + input_word(plan, begin + token, first + pair), both)
         turn += plan.block
     token = warp_index()
-    while token < count:
+    while token < some:
         total, pair = float32(0), lane_index()
         while pair < own_pairs(plan):
             at = 2 * (token * plan.hidden_local + pair)
@@ -101,29 +114,33 @@ def show_hidden(plan, norms, row, residual, count, x, squares):
             pair += warp_size()
         total = warp_sum(total)
         if lane_index() == 0:
-            squares[token * plan.grid + block_index()] = total
+            squares[(begin + token) * plan.sets + set_of(plan)] = total
         token += plan.warps
 
 
 @function
-def load_factors(plan, squares, factors):
-    """1 / rms of each token's hidden state, once all blocks have shown theirs: for after the next `sync_workers`.
+def load_factors(plan, squares, count, factors):
+    """1 / rms of each of the block's tokens, once all blocks have shown theirs: for after the next `sync_workers`.
 
-    A token to a warp, all loads of its tokens under way at once. Of tokens that the pass has not it is what nobody
-    reads.
+    A token to a warp, all loads of TOGETHER of its tokens under way at once. Of tokens that the pass has not it is what
+    nobody reads.
     """
-    held = local(plan.square_turns, float32)
-    for turn in range(plan.token_turns):
-        token = warp_index() + turn * plan.warps
-        for k in range(plan.grid_turns):
-            block = k * warp_size() + lane_index()
-            held[turn * plan.grid_turns + k] = float32(0)
-            if token < plan.tokens and block < plan.grid:
-                held[turn * plan.grid_turns + k] = squares[token * plan.grid + block]
-    for turn in range(plan.token_turns):
-        token, total = warp_index() + turn * plan.warps, float32(0)
-        for k in range(plan.grid_turns):
-            total += held[turn * plan.grid_turns + k]
-        total = warp_sum(total)
-        if lane_index() == 0 and token < plan.tokens:
-            factors[token] = rsqrt(total / float32(plan.true_hidden) + plan.norm_eps)
+    held = local(plan.held_squares, float32)
+    begin, _ = tokens_of(plan, count)
+    first = warp_index()
+    while first < plan.block_tokens:
+        for turn in range(TOGETHER):
+            token = first + turn * plan.warps
+            for k in range(plan.set_turns):
+                other = k * warp_size() + lane_index()
+                held[turn * plan.set_turns + k] = float32(0)
+                if token < plan.block_tokens and other < plan.sets:
+                    held[turn * plan.set_turns + k] = squares[(begin + token) * plan.sets + other]
+        for turn in range(TOGETHER):
+            token, total = first + turn * plan.warps, float32(0)
+            for k in range(plan.set_turns):
+                total += held[turn * plan.set_turns + k]
+            total = warp_sum(total)
+            if lane_index() == 0 and token < plan.block_tokens:
+                factors[token] = rsqrt(total / float32(plan.true_hidden) + plan.norm_eps)
+        first += TOGETHER * plan.warps

@@ -1,56 +1,126 @@
-"""A matrix times the inputs of all tokens of a pass."""
+"""A matrix times the inputs of all tokens of a pass.
 
-from ..backend import as_float32, float32, function, load_pair, multiply_tiles, uint32, warp_index
-from ..sequence import columns_of, select
-from .sequence import STAGE_ROWS, splits_of, stages_of
-from .stream import chunk_size, release_chunk, release_stage, row_stride, wait_chunk, wait_stage
+A warp has some rows for some of the tokens in its registers, from the first column to the last one. Where a block has
+fewer rows than warps, the steps' slices are shared out as well, and each slice's sums are added in the end.
+"""
+
+from ..backend import (
+    add_products,
+    anew,
+    as_float32,
+    await_copies,
+    begin_products,
+    commit_copies,
+    float32,
+    function,
+    load_pair,
+    local,
+    store_products,
+    thread_index,
+    uint32,
+    warp_index,
+)
+from ..sequence import select
+from ..workers import sync_workers
+from .ring import (
+    SLICE,
+    begin_landings,
+    end_landings,
+    fetch_inputs,
+    fetch_weights,
+    parts_of,
+    places_of,
+    room_for_rows,
+    rows_of,
+    slice_place,
+    slices_of,
+    tokens_of,
+    wait_inputs,
+)
 
 
 @function
-def parts_of(plan, product):
-    """In how many parts of its columns a stage is multiplied, each by another warp (thread)."""
-    return select(plan, product, plan.qkv_parts, plan.o_parts, plan.gate_up_parts, plan.down_parts, 1)
+def steps_of(plan, product):
+    """(thread)"""
+    return uint32(slices_of(plan, product) // parts_of(plan, product))
 
 
 @function
-def multiply(plan, stream, product, count, partial):
-    """The block's rows of a product times the inputs of `count` tokens (worker's warp; all workers).
+def ahead_of(plan, product):
+    """How many steps are under way while one is multiplied (thread)."""
+    return uint32(places_of(plan, product) - 1)
 
-    partial: float32 in shared memory, which `row_pair` reads after `sync_workers`. What becomes of tokens that the pass
-    has not, and of rows that the block has not, nobody reads.
+
+@function
+def warp_rows(plan, product):
+    """How many rows a warp has (thread)."""
+    return select(plan, product, plan.qkv_warp_rows, plan.o_warp_rows, plan.gate_up_warp_rows, plan.down_warp_rows, 8)
+
+
+@function
+def share_of(plan, product):
+    """The warp's part of a step, first row and first token (thread); the last warps may have another one's share."""
+    groups = uint32(plan.block_tokens // plan.vectors)
+    row_groups = uint32(room_for_rows(plan, product) // warp_rows(plan, product))
+    number, group = uint32(uint32(warp_index()) // groups), uint32(uint32(warp_index()) % groups)
+    part, row_group = (
+        uint32(uint32(number // row_groups) % uint32(parts_of(plan, product))),
+        uint32(number % row_groups),
+    )
+    return part, uint32(row_group * warp_rows(plan, product)), uint32(group * plan.vectors)
+
+
+@function
+def begin_product(plan, ring, weights, product, layer):
+    """Starts the copies of the first weights, which need no inputs (block; its barrier must follow)."""
+    if thread_index() == 0:
+        end_landings(ring)
+        begin_landings(ring)
+    step = uint32(0)
+    while step < ahead_of(plan, product) and rows_of(plan, product) > 0:
+        fetch_weights(plan, ring, weights, product, layer, step)
+        commit_copies()
+        step = uint32(step + 1)
+
+
+@function
+def multiply(plan, ring, weights, x, product, layer, count, partial):
+    """The block's rows of a product times the inputs of its tokens, behind its `begin_product` (block).
+
+    count: tokens of the pass.
+    partial: float32 in the ring's memory, which `row_pair` reads. What becomes of tokens that the pass has not, and of
+    rows that the block has not, nobody reads.
     """
-    stages, columns = stages_of(plan, product), columns_of(plan, product)
-    if stages > 0:
-        for split in range(splits_of(plan, product)):
-            chunk = wait_chunk(plan, stream)
-            number = uint32(0)
-            while number < stages:
-                stage = wait_stage(plan, stream)
-                multiply_stage(plan, stream, product, count, stage, chunk, number, columns, split > 0, partial)
-                release_stage(plan, stream)
-                number = uint32(number + 1)
-            release_chunk(stream)
-
-
-@function
-def multiply_stage(plan, stream, product, count, stage, chunk, number, columns, add, partial):
-    """A split's stage, added into partial but for the first split's (warp).
-
-    Shares, a part of the columns for some tokens, go to the warps in turn; a stage's are the same warps' in all splits,
-    so that nobody else adds to their sums.
-    """
-    parts, vectors = parts_of(plan, product), uint32(plan.vectors)
-    shares, width = uint32(parts * (uint32(count + (vectors - 1)) // vectors)), uint32(columns // parts)
-    share = uint32(warp_index() + plan.warps - number * shares % uint32(plan.warps)) % uint32(plan.warps)
-    while share < shares:
-        part, token = uint32(share % uint32(parts)), uint32(share // uint32(parts) * plan.vectors)
-        multiply_tiles(
-            *(stream.tiles, uint32(stage + part * width), columns),
-            *(stream.chunks, uint32(chunk + chunk_size(columns, token) + 2 * part * width), row_stride(columns)),
-            *(width, plan.vectors, partial, sum_place(plan, product, part, token) + number * STAGE_ROWS),
-            *(sum_stride(plan, product), add),
-        )
-        share = uint32(share + plan.warps)
+    steps, ahead = steps_of(plan, product), ahead_of(plan, product)
+    part, row, token = share_of(plan, product)
+    rows = warp_rows(plan, product)
+    totals = local(plan.warp_products, float32)
+    begin_products(totals, rows, plan.vectors)
+    first = uint32(0) if rows_of(plan, product) > 0 and tokens_of(plan, count)[1] > 0 else steps
+    step = first
+    while step < ahead and thread_index() == 0:
+        fetch_inputs(plan, ring, x, product, step, count)
+        step = uint32(step + 1)
+    step = first
+    while step < steps:
+        await_copies(ahead - 1)
+        wait_inputs(plan, ring, product, step)
+        sync_workers(plan)  # all have read the step before, in whose place another one comes
+        another = uint32(anew(step) + ahead)
+        if another < steps:
+            fetch_weights(plan, ring, weights, product, layer, another)
+            if thread_index() == 0:
+                fetch_inputs(plan, ring, x, product, another, count)
+        commit_copies()
+        at = slice_place(plan, product, step, part)
+        inputs = uint32(at + (room_for_rows(plan, product) + token) * SLICE)
+        add_products(totals, ring.slices, uint32(at + row * SLICE), ring.slices, inputs, rows, plan.vectors)
+        step = uint32(step + 1)
+    await_copies(0)
+    sync_workers(plan)
+    to = uint32(sum_place(plan, product, part, token) + row)
+    store_products(totals, rows, plan.vectors, partial, to, sum_stride(plan, product))
+    sync_workers(plan)
 
 
 @function
@@ -62,7 +132,7 @@ def sum_stride(plan, product):
 @function
 def sum_place(plan, product, part, token):
     """Where `partial` has the sums of a token, of all rows (thread)."""
-    return uint32(uint32(part * plan.tokens + token) * uint32(sum_stride(plan, product)))
+    return uint32(uint32(part * plan.block_tokens + token) * uint32(sum_stride(plan, product)))
 
 
 @function

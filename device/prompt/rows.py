@@ -21,27 +21,85 @@ from ..backend import (
 )
 from ..bfloat16 import pack
 from ..cache import GRANULE, granule_place, key_place, value_place
-from ..rope import normalise_head, rotate_head
+from ..rope import normalise_head, rotate_head, rotate_pair
 from ..sequence import GATE_UP, QKV
 from .product import row_pair
-from .stream import input_word
+from .ring import input_word, set_of, tokens_of
 
 
 @function
-def store_rows(plan, partial, factors, biases, layer, count, rows):
-    """The block's rows of qkv, scaled, with their bias, to rows: float32 [tokens, qkv pairs, 2] (block)."""
-    turn = thread_index()
-    while turn < plan.qkv_local * count:
-        token, number = turn // plan.qkv_local, turn % plan.qkv_local
-        pair = block_index() * plan.qkv_local + number
+def store_rows(plan, partial, factors, biases, cache, rope, layer, position, count, queries, rows):
+    """The block's rows of qkv for its tokens, scaled, with their bias (block).
+
+    A head's dimensions d and d + head_dim / 2, which rotate together, are a pair: so rows go where `place_pair` has
+    them at once, or, where whole heads are to be normalised first, to rows: float32 [tokens, qkv pairs, 2].
+    """
+    half = plan.head_dim // 2
+    begin, some = tokens_of(plan, count)
+    turn = uint32(thread_index())
+    while turn < plan.qkv_local * some:
+        own = uint32(turn // uint32(plan.qkv_local))
+        number, token = uint32(turn - own * plan.qkv_local), uint32(begin + own)
+        pair = uint32(set_of(plan) * plan.qkv_local + number)
         if pair < plan.qkv_pairs:
-            upper, lower = row_pair(plan, QKV, partial, number, token)
-            upper, lower = upper * factors[token], lower * factors[token]
+            upper, lower = row_pair(plan, QKV, partial, number, own)
+            upper, lower = upper * factors[own], lower * factors[own]
             if plan.qkv_bias:
                 upper += biases[2 * (layer * plan.qkv_pairs + pair)]
                 lower += biases[2 * (layer * plan.qkv_pairs + pair) + 1]
-            store_pair(rows, 2 * (token * plan.qkv_pairs + pair), as_bits(upper), as_bits(lower))
-        turn += plan.block
+            if plan.qk_norm:
+                store_pair(rows, 2 * (token * plan.qkv_pairs + pair), as_bits(upper), as_bits(lower))
+            else:
+                vector = uint32(pair // uint32(half))
+                d = uint32(pair - vector * half)
+                if vector < plan.heads + plan.kv_heads:
+                    factor = plan.score_scale if vector < plan.heads else float32(1)
+                    upper, lower = rotate_pair(upper, lower, rope, (position + token) * plan.head_dim + 2 * d, factor)
+                place_pair(plan, cache, layer, position, token, vector, d, upper, lower, queries)
+        turn = uint32(turn + plan.block)
+
+
+@function
+def place_pair(plan, cache, layer, position, token, vector, d, upper, lower, queries):
+    """A head's dimensions d and d + head_dim / 2, normalised and rotated as they must be, as bf16 (thread).
+
+    A query's to `queries` (see `attention.attend`), a key's or a value's to the cache, where the pass's first token is
+    at `position`. vector: which head, among queries, keys, values.
+    """
+    half = plan.head_dim // 2
+    first, second = bf16_bits(upper), bf16_bits(lower)
+    if vector < plan.heads:
+        head = uint32(vector // uint32(plan.group))
+        row = uint32((head * plan.tokens + token) * plan.group + vector - head * plan.group)
+        queries[row * plan.head_dim + d], queries[row * plan.head_dim + half + d] = first, second
+    else:
+        head, n = uint32(vector - plan.heads) % uint32(plan.kv_heads), uint32(position + token) % uint32(GRANULE)
+        at = granule_place(plan, layer, head, position + token)
+        if vector < plan.heads + plan.kv_heads:
+            cache.keys[at + key_place(n, d)], cache.keys[at + key_place(n, d + half)] = first, second
+        else:
+            cache.values[at + value_place(n, d)], cache.values[at + value_place(n, d + half)] = first, second
+
+
+@function
+def place_heads(plan, cache, rope, rows, layer, position, count, queries):
+    """Normalises the heads of `rows`, once all blocks have stored them, and places them (all warps of the grid)."""
+    half, each = plan.head_dim // 2, plan.heads + 2 * plan.kv_heads
+    x, y = local(plan.head_turns, float32), local(plan.head_turns, float32)
+    number = uint32(block_index() * plan.warps + warp_index())
+    while number < each * count:
+        token = uint32(number // uint32(each))
+        vector = uint32(number - token * each)
+        is_query, is_value = vector < plan.heads, vector >= plan.heads + plan.kv_heads
+        load_head(plan, rows, token, vector, x, y)
+        if not is_value:
+            normalise_head(plan, x, y, cache.head_norms, (2 * layer + (0 if is_query else 1)) * plan.head_dim)
+            rotate_head(plan, x, y, rope, position + token, plan.score_scale if is_query else float32(1))
+        for turn in range(plan.head_turns):
+            d = turn * warp_size() + lane_index()
+            if d < half:
+                place_pair(plan, cache, layer, position, token, vector, uint32(d), x[turn], y[turn], queries)
+        number = uint32(number + plan.grid * plan.warps)
 
 
 @function
@@ -56,57 +114,18 @@ def load_head(plan, rows, token, source, x, y):
 
 
 @function
-def place_heads(plan, cache, rope, rows, layer, position, count, queries):
-    """The pass's heads, normalised and rotated as they must be, as bf16 (all warps of the grid).
-
-    Queries, scaled, go to `queries` (see `attention.attend`), keys and values to the cache, where the pass's first
-    token is at `position`.
-    """
-    half, each = plan.head_dim // 2, plan.heads + 2 * plan.kv_heads
-    x, y = local(plan.head_turns, float32), local(plan.head_turns, float32)
-    number = uint32(block_index() * plan.warps + warp_index())
-    while number < each * count:
-        token = uint32(number // uint32(each))
-        vector = uint32(number - token * each)
-        is_query, is_value = vector < plan.heads, vector >= plan.heads + plan.kv_heads
-        load_head(plan, rows, token, vector, x, y)
-        if not is_value:
-            if plan.qk_norm:
-                normalise_head(plan, x, y, cache.head_norms, (2 * layer + (0 if is_query else 1)) * plan.head_dim)
-            rotate_head(plan, x, y, rope, position + token, plan.score_scale if is_query else float32(1))
-        for turn in range(plan.head_turns):
-            d = turn * warp_size() + lane_index()
-            if d < half:
-                upper, lower = bf16_bits(x[turn]), bf16_bits(y[turn])
-                if is_query:
-                    head = uint32(vector // uint32(plan.group))
-                    row = uint32((head * plan.tokens + token) * plan.group + vector - head * plan.group)
-                    queries[row * plan.head_dim + d], queries[row * plan.head_dim + half + d] = upper, lower
-                else:
-                    head = uint32(vector - plan.heads) % uint32(plan.kv_heads)
-                    granule = granule_place(plan, layer, head, position + token)
-                    n = uint32(position + token) % uint32(GRANULE)
-                    if is_value:
-                        cache.values[granule + value_place(n, d)] = upper
-                        cache.values[granule + value_place(n, d + half)] = lower
-                    else:
-                        cache.keys[granule + key_place(n, d)] = upper
-                        cache.keys[granule + key_place(n, d + half)] = lower
-        number = uint32(number + plan.grid * plan.warps)
-
-
-@function
 def store_activations(plan, partial, factors, count, x):
     """SwiGLU of the block's pairs, a row of the gate and one of the up projection, as down's inputs (block)."""
     local_words = plan.gate_up_local // 2
+    begin, some = tokens_of(plan, count)
     turn = thread_index()
-    while turn < local_words * count:
+    while turn < local_words * some:
         token, number = turn // local_words, turn % local_words
-        word = block_index() * local_words + number
+        word = set_of(plan) * local_words + number
         if 2 * word < plan.intermediate:
             first = gated(plan, partial, 2 * number, token, factors[token])
             second = gated(plan, partial, 2 * number + 1, token, factors[token])
-            store_bits(x, plan.x_down + input_word(plan, plan.down_columns, token, word), pack(first, second))
+            store_bits(x, plan.x_down + input_word(plan, begin + token, word), pack(first, second))
         turn += plan.block
 
 

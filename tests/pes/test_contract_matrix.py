@@ -5,12 +5,15 @@ import pytest
 
 from shmemtp.device import (
     Constants,
+    add_products,
+    begin_products,
     function,
     kernel,
     lane_places,
+    local,
     multiply_rows,
-    multiply_tiles,
     shared,
+    store_products,
     sync_block,
     thread_index,
     uint16,
@@ -79,49 +82,58 @@ def test_four_rows(device, run, columns, terms):
     np.testing.assert_allclose(sums.numpy(), expected, rtol=1e-5, atol=1e-4)
 
 
-SIDE = 16
+WIDTH = 64
 
 
 @kernel
-def multiply_twice(tiles, tile_columns, x, x_stride, columns, vectors, sums_stride, block, sums):
-    """The vectors behind the first eight rows of x; the first half of the columns stored, the second half added."""
+def multiply_in_turns(tiles, x, turns, rows, vectors, stride, block, result):
+    """`turns` times WIDTH columns of the rows and the vectors, tile after tile; both begin behind a tile of 0."""
     held = shared(0, tiles.size, uint16)
     vector = shared(2 * tiles.size, x.size, uint16)
-    result = shared(2 * tiles.size + 2 * x.size, sums.size, float32)
+    sums = shared(2 * tiles.size + 2 * x.size, result.size, float32)
     copy(tiles, held, tiles.size, block)
     copy(x, vector, x.size, block)
-    copy(sums, result, sums.size, block)
+    copy(result, sums, result.size, block)
     sync_block()
-    half = columns // 2
-    for n in range(2):
-        multiply_tiles(
-            *(held, n * half, tile_columns, vector, 8 * x_stride + 2 * n * half, x_stride),
-            *(half, vectors.count, result, 6, sums_stride, n > 0),
-        )
+    totals = local(rows.share, float32)
+    begin_products(totals, rows.count, vectors.count)
+    for turn in range(1, turns + 1):
+        at, start = turn * rows.count * WIDTH, turn * vectors.count * WIDTH
+        add_products(totals, held, at, vector, start, rows.count, vectors.count)
+    store_products(totals, rows.count, vectors.count, sums, 6, stride)
     sync_block()
-    copy(result, sums, sums.size, block)
+    copy(sums, result, result.size, block)
 
 
-@pytest.mark.parametrize("columns", [128, 256, 384, 512])
+@pytest.mark.parametrize("rows", [8, 40, 56])
 @pytest.mark.parametrize("vectors", [16, 32])
-def test_sixteen_rows_times_some_vectors(device, run, columns, vectors):
-    """Some columns of wider tiles; and nothing else is written."""
-    random, block, wide = np.random.default_rng(columns), device.warp_size, columns + 64
-    sums_stride, x_stride = SIDE + 8, 2 * columns + 8
-    weights = to_bfloat16(random.normal(size=(SIDE, wide)).astype(np.float32))
-    values = to_bfloat16(random.normal(size=(vectors, columns)).astype(np.float32))
-    placed = np.zeros((8 + vectors // 2, x_stride), np.uint16)
-    pairs = values.reshape(-1, 2, 8, columns // 4, 2, 2)  # sixteens, halves, eights, quads of elements, pairs
-    placed[8:, :-8] = pairs.transpose(0, 2, 3, 4, 1, 5).reshape(-1, 2 * columns)
-    tiles, x = device.array(weights.size, np.uint16), device.array(placed.size, np.uint16)
-    tiles.fill(swap_halves(weights).reshape(-1))
-    x.fill(placed.reshape(-1))
-    untouched = np.full(6 + vectors * sums_stride, 7, np.float32)
+def test_some_rows_times_some_vectors(device, run, rows, vectors):
+    """Some times 64 columns; and nothing else is written."""
+    turns, random, block = 3, np.random.default_rng(rows), device.warp_size
+    weights = to_bfloat16(random.normal(size=(turns + 1, rows, WIDTH)).astype(np.float32))
+    values = to_bfloat16(random.normal(size=(turns + 1, vectors, WIDTH)).astype(np.float32))
+    tiles, x = device.array(weights.size, np.uint16), device.array(values.size, np.uint16)
+    tiles.fill(np.concatenate([swap_halves(tile) for tile in weights]).reshape(-1))
+    x.fill(np.concatenate([place_vectors(tile) for tile in values]))
+    stride = rows + 10
+    untouched = np.full(6 + vectors * stride, 7, np.float32)
     sums = device.array(untouched.size, np.float32)
     sums.fill(untouched)
-    args = (tiles, wide, x, x_stride, columns, Constants(count=vectors), sums_stride, block, sums)
-    run(multiply_twice, (1, block, block), *args, shared_bytes=weights.nbytes + placed.nbytes + untouched.nbytes)
-    right = np.full((vectors, sums_stride), 7.0)
-    right[:, :SIDE] = from_bfloat16(values).astype(np.float64) @ from_bfloat16(weights[:, :columns]).T
+    share = Constants(count=rows, share=-(-rows * vectors // device.warp_size))
+    args = (tiles, x, turns, share, Constants(count=vectors), stride, block, sums)
+    run(multiply_in_turns, (1, block, block), *args, shared_bytes=weights.nbytes + values.nbytes + untouched.nbytes)
+    right = np.full((vectors, stride), 7.0)
+    wanted = (
+        from_bfloat16(each[1:].reshape(-1)).reshape(each[1:].shape).astype(np.float64) for each in (values, weights)
+    )
+    right[:, :rows] = np.einsum("tvc,trc->vr", *wanted)
     np.testing.assert_array_equal(sums.numpy()[:6], 7)
-    np.testing.assert_allclose(sums.numpy()[6:].reshape(right.shape), right, rtol=1e-5, atol=1e-5 * columns)
+    np.testing.assert_allclose(sums.numpy()[6:].reshape(right.shape), right, rtol=1e-5, atol=1e-5 * WIDTH)
+
+
+def place_vectors(values):
+    """[vectors, WIDTH] as `add_products` takes them: pairs of vectors 8 apart take turns, odd ones' fours swapped."""
+    fours = values.reshape(-1, 2, 8, WIDTH // 8, 2, 2, 2)  # sixteens, halves, eights, eights of elements, fours, pairs
+    fours = fours.copy()
+    fours[:, :, 1::2] = fours[:, :, 1::2, :, ::-1]
+    return fours.transpose(0, 2, 3, 4, 5, 1, 6).reshape(-1)

@@ -8,9 +8,12 @@ import pytest
 from shmemtp.device import (
     atomic_add,
     atomic_cas,
+    await_copies,
     block_index,
     block_size,
     clock,
+    commit_copies,
+    copy_async,
     grid_size,
     kernel,
     load_acquire,
@@ -18,10 +21,12 @@ from shmemtp.device import (
     load_relaxed,
     load_vector,
     pause,
+    shared,
     store_half,
     store_packet,
     store_relaxed,
     store_release,
+    sync_block,
     thread_index,
     uint32,
 )
@@ -44,6 +49,34 @@ def test_load_vector(run, device, dtype):
     array.fill(bits.view(dtype))
     run(load_vectors, (1, device.warp_size, device.warp_size), array, out, 16 // dtype().itemsize)
     np.testing.assert_array_equal(out.numpy(), bits)
+
+
+@kernel
+def copy_in_groups(array, out, pieces, groups):
+    """Pieces of 16 bytes come to shared memory, group after group; when one has landed, other threads read it."""
+    held, count = shared(0, out.size, uint32), block_size()
+    for group in range(groups + 1):
+        first = 4 * group * pieces
+        if group < groups:
+            for i in range(thread_index(), pieces, count):
+                copy_async(held, first + 4 * i, array, first + 4 * i)
+        commit_copies()
+        await_copies(1)  # the group before has landed
+        sync_block()
+        for i in range((thread_index() + 1) % count, pieces if group > 0 else 0, count):
+            for word in range(first - 4 * pieces + 4 * i, first - 4 * pieces + 4 * i + 4):
+                out[word] = held[word]
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_copies_land_in_the_order_of_their_groups(run, device, groups):
+    pieces = 3 * device.warp_size + 1
+    words = np.random.default_rng(7).integers(0, 2**32, 4 * pieces * groups, np.uint32)
+    array, out = device.array(words.size, np.uint32), device.array(words.size, np.uint32)
+    array.fill(words)
+    args = (array, out, pieces, groups)
+    run(copy_in_groups, (1, 2 * device.warp_size, device.warp_size), *args, shared_bytes=words.nbytes)
+    np.testing.assert_array_equal(out.numpy(), words)
 
 
 @kernel

@@ -19,8 +19,8 @@ from shmemtp.device import (
     thread_index,
 )
 from shmemtp.device.prompt import attention as prompt_attention
-from shmemtp.device.prompt import sequence as prompt_sequence
-from shmemtp.device.prompt import stream as prompt_stream
+from shmemtp.device.prompt import hidden as prompt_hidden
+from shmemtp.device.prompt import ring as prompt_ring
 from shmemtp.device.sequence import LM_HEAD, tiles_of
 from shmemtp.model import model_shape
 from shmemtp.planner import make_plan
@@ -31,8 +31,8 @@ def test_host_and_kernels_have_the_same_numbers():
     assert (host.GRANULE, product.TILE_ROWS, product.GROUP) == (cache.GRANULE, sequence.TILE_ROWS, sequence.GROUP)
     assert (host.MOST_TOGETHER, host.MOST_BATCH) == (merge.MOST_TOGETHER, packets.BATCH)
     assert shared_memory.MOST_QUERIES == attention.TOGETHER and prompt_plan.ROWS == prompt_attention.ROWS
-    assert (prompt_plan.LEAST_TOKENS, prompt_plan.STAGE_ROWS) == (prompt_stream.SHARED_BY, prompt_sequence.STAGE_ROWS)
-    assert (prompt_plan.ROW_PADDING, prompt_plan.CHUNKS) == (prompt_stream.ROW_PADDING, prompt_stream.CHUNKS)
+    assert (prompt_plan.MOST_PLACES, product.COLUMNS) == (prompt_ring.MOST_PLACES, prompt_ring.SLICE)
+    assert prompt_plan.TOGETHER == prompt_hidden.TOGETHER
 
 
 @kernel

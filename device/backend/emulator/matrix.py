@@ -5,7 +5,9 @@ from .meetings import warp_sum
 from .vectors import load_pair, load_vector
 from .words import float32, function, lane_index, uint32, warp_size
 
-__all__ = ["lane_places", "multiply_rows", "multiply_tiles"]
+__all__ = ["add_products", "begin_products", "lane_places", "multiply_rows", "store_products"]
+
+WIDTH = 64  # columns of what `add_products` takes
 
 
 @function
@@ -52,15 +54,28 @@ def _swapped(row, column):
 
 
 @function
-def multiply_tiles(tiles, at, tile_columns, x, start, x_stride, columns, vectors, sums, to, sums_stride, add):
-    """Four tiles of four rows times some vectors: a lane has every warp_size()-th product (warp)."""
-    for i in range(lane_index(), 16 * vectors, warp_size()):
-        row, vector, total = i % 16, i // 16, float32(0)
-        w, v = at + row * tile_columns, start + (vector // 16 * 8 + vector % 8) * x_stride
-        for column in range(0, columns, 8):
-            a, b, c, d = load_vector(x, v + 2 * column)
-            e, f, g, h = load_vector(x, v + 2 * column + 8)
+def begin_products(totals, rows, vectors):
+    """A lane has every warp_size()-th product of a row and a vector, of a vector all rows first (warp)."""
+    for i in range((rows * vectors + warp_size() - 1) // warp_size()):
+        totals[i] = float32(0)
+
+
+@function
+def add_products(totals, tiles, at, x, start, rows, vectors):
+    """The products of one tile of rows and one of vectors, WIDTH columns of each (warp)."""
+    for i in range(lane_index(), rows * vectors, warp_size()):
+        row, vector, total = i % rows, i // rows, totals[i // warp_size()]
+        v = start + (vector // 16 * 8 + vector % 8) * (2 * WIDTH)
+        for column in range(0, WIDTH, 8):
+            a, b, c, d = load_vector(x, v + 2 * column + 8 * (vector & 1))
+            e, f, g, h = load_vector(x, v + 2 * column + 8 * (~vector & 1))
             eight = (b, d, f, h) if vector & 8 else (a, c, e, g)
-            total = _add_products(load_vector(tiles, w + _swapped(row, column)), eight, total)
-        place = to + vector * sums_stride + row
-        sums[place] = sums[place] + total if add else total
+            total = _add_products(load_vector(tiles, at + row * WIDTH + _swapped(row, column)), eight, total)
+        totals[i // warp_size()] = total
+
+
+@function
+def store_products(totals, rows, vectors, sums, to, stride):
+    """The lane's products (warp)."""
+    for i in range(lane_index(), rows * vectors, warp_size()):
+        sums[to + i // rows * stride + i % rows] = totals[i // warp_size()]

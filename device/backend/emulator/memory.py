@@ -13,6 +13,7 @@ from .context import I64, function, pause
 __all__ = [
     "atomic_add",
     "atomic_cas",
+    "await_copies",
     "barrier_arrive",
     "barrier_end",
     "barrier_expect",
@@ -22,6 +23,8 @@ __all__ = [
     "barrier_wait",
     "bulk_fence",
     "bulk_load",
+    "commit_copies",
+    "copy_async",
     "load_acquire",
     "load_relaxed",
     "peer",
@@ -206,6 +209,22 @@ def bulk_load(target, to, source, start, nbytes, array, i, once=True):
     """Global element `start` -> shared element `to`; the copy has landed on return, the mbarrier says so."""
     copy_bytes(target, to, source, start, nbytes)
     advance(array, i, -types.int64(nbytes), 0)
+
+
+@function
+def copy_async(target, to, source, start):
+    """16 bytes, which have landed on return (thread)."""
+    copy_bytes(target, to, source, start, 16)
+
+
+@function
+def commit_copies():
+    """What `copy_async` copies needs no waiting for (thread)."""
+
+
+@function
+def await_copies(groups):
+    """Likewise."""
 
 
 @function

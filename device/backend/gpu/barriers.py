@@ -1,6 +1,6 @@
 """A barrier of some threads, mbarriers and the copy engine, for Numba-CUDA. The contract is in ../README.md.
 
-Sources: PTX ISA 8.x, "barrier", "mbarrier", "cp.async.bulk". Shared addresses are 32-bit.
+Sources: PTX ISA 8.x, "barrier", "mbarrier", "cp.async.bulk", "cp.async". Shared addresses are 32-bit.
 """
 
 from llvmlite import ir
@@ -11,6 +11,7 @@ from .memory import address, element
 from .words import function, int64, ptx, uint32, uint64
 
 __all__ = [
+    "await_copies",
     "barrier_arrive",
     "barrier_end",
     "barrier_expect",
@@ -20,6 +21,8 @@ __all__ = [
     "barrier_wait",
     "bulk_fence",
     "bulk_load",
+    "commit_copies",
+    "copy_async",
     "prefetch",
     "prefetch_line",
     "sync_threads",
@@ -81,6 +84,9 @@ _bulk_once = ptx(
     uint32,
     uint32,
 )
+_copy = ptx("cp.async.cg.shared.global [$0], [$1], 16;", "r,l,~{memory}", types.void, uint32, uint64)
+_commit = ptx("cp.async.commit_group;", "~{memory}", types.void)
+_await = ptx("cp.async.wait_group $0;", "n,~{memory}", types.void, uint32)
 _prefetch = ptx("cp.async.bulk.prefetch.L2.global [$0], $1;", "l,r,~{memory}", types.void, uint64, uint32)
 _prefetch_line = ptx("prefetch.global.L1 [$0];", "l,~{memory}", types.void, uint64)
 _fence_proxy = ptx("fence.proxy.async.shared::cta;", "~{memory}", types.void)
@@ -145,3 +151,18 @@ def prefetch(array, i, nbytes):
 @function
 def prefetch_line(array, i):
     _prefetch_line(address(array, int64(i)))
+
+
+@function
+def copy_async(target, to, source, start):
+    _copy(shared_address(target, int64(to)), address(source, int64(start)))
+
+
+@function
+def commit_copies():
+    _commit()
+
+
+@function
+def await_copies(groups):
+    _await(uint32(groups))

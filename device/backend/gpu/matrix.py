@@ -7,19 +7,19 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from .bits import as_bits, as_float32
+from .bits import as_bits
 from .vectors import load_pair, load_vector, store_pair
 from .words import cuda, float32, function, int64, lane_index, local, uint32
 
-__all__ = ["lane_places", "multiply_rows", "multiply_tiles"]
+__all__ = ["add_products", "begin_products", "lane_places", "multiply_rows", "store_products"]
 
 I32, F32 = ir.IntType(32), ir.FloatType()
 FULL_WARP = 0xFFFFFFFF
 CHUNK, TOGETHER = 64, 4  # columns of four rows that one mma takes; chunks whose loads are in flight together
 ROW_WORDS, VECTOR_WORDS = 4 * TOGETHER, 2 * TOGETHER  # of each lane
 TOTALS = 8  # of each lane: two sets in turn
-BLOCK = 32  # columns of sixteen rows that are multiplied together
-BLOCK_WORDS, MOST_VECTOR_WORDS, MOST_TOTALS = 8, 16, 16  # of each lane: two rows, and 32 vectors
+WIDTH, HALF = 64, 32  # columns of what `add_products` takes, and of their halves
+MOST_VECTOR_WORDS, ROWS_WORDS = 16, 4  # of each lane: 32 vectors, and eight rows
 
 
 @intrinsic
@@ -108,49 +108,43 @@ def _multiply_chunks(rows, row, x, vector, chunks, totals):
 
 
 @function
-def multiply_tiles(tiles, at, tile_columns, x, start, x_stride, columns, vectors, sums, to, sums_stride, add):
-    """Four tiles of four bf16 rows times some bf16 vectors (warp).
-
-    Sixteen vectors are an mma's first operand, as they stand, eight rows the second one. As in `multiply_rows` it is
-    free which columns an mma has: lane (g, t) loads eight that lie side by side, of rows g and 8 + g, which serve two
-    mmas. Rows g and g + 1 are read at once, from two halves of the banks: one of them has its halves swapped.
-    """
-    lane = lane_index()
-    group, column = uint32(lane >> 2), uint32(lane & 3)
-    row = uint32(at + group * tile_columns + 8 * column)
-    swapped = uint32((group & 1) * BLOCK)
-    v = uint32(start + group * x_stride + 16 * column)
-    totals = local(MOST_TOTALS, float32)
-    for i in range(vectors // 2):
+def begin_products(totals, rows, vectors):
+    """(warp)"""
+    for i in range(rows * vectors // 32):
         totals[i] = float32(0)
-    left = uint32(columns)
-    while left > 0:  # twice, so that the second block's loads are under way while the first one is multiplied
-        _multiply_block(tiles, uint32(row + swapped), 8 * tile_columns, x, v, x_stride, vectors, totals)
-        other, w = uint32(v + 2 * BLOCK), uint32(row + (swapped ^ uint32(BLOCK)))
-        _multiply_block(tiles, w, 8 * tile_columns, x, other, x_stride, vectors, totals)
-        row, v, left = uint32(row + 2 * BLOCK), uint32(v + 4 * BLOCK), uint32(left - 2 * BLOCK)
-    # Lane (g, t) holds of vectors g and g + 8 of each sixteen the products of rows 2t and 2t + 1 of each eight.
-    place = uint32(to + group * sums_stride + 2 * column)
-    if add:
-        _add_sums(sums, place, sums_stride, vectors, totals)
-    for i in range(0, vectors // 2, 2):
-        store_pair(sums, _sum_place(place, sums_stride, i), as_bits(totals[i]), as_bits(totals[i + 1]))
 
 
 @function
-def _multiply_block(tiles, w, eight_rows, x, v, x_stride, vectors, totals):
-    """A block of columns: a lane's eight of two rows, and of its vectors sixteen words for each thirty-two."""
-    a, b = local(MOST_VECTOR_WORDS, uint32), local(BLOCK_WORDS, uint32)
-    b[0], b[1], b[2], b[3] = load_vector(tiles, w)
-    b[4], b[5], b[6], b[7] = load_vector(tiles, uint32(w + eight_rows))
+def add_products(totals, tiles, at, x, start, rows, vectors):
+    """The products of one tile of rows and one of vectors, WIDTH columns of each (warp).
+
+    Sixteen vectors are an mma's first operand, as they stand, eight rows the second one. As in `multiply_rows` it is
+    free which columns an mma has: lane (g, t) loads eight of a row that lie side by side, which serve two mmas. Rows g
+    and g + 1 are read at once, from other banks, for one of them has its halves swapped, or of vectors its fours.
+    """
+    lane = lane_index()
+    group, column = uint32(lane >> 2), uint32(lane & 3)
+    swapped = uint32(group & 1)
+    w, v = uint32(at + WIDTH * group + 8 * column), uint32(start + 2 * WIDTH * group + 16 * column)
+    first, second = int64(v + 8 * swapped), int64(v + 8 * (swapped ^ uint32(1)))
+    _multiply_half(totals, tiles, int64(w + HALF * swapped), x, first, second, rows, vectors)
+    other = int64(w + HALF * (swapped ^ uint32(1)))
+    _multiply_half(totals, tiles, other, x, first + WIDTH, second + WIDTH, rows, vectors)
+
+
+@function
+def _multiply_half(totals, tiles, w, x, first, second, rows, vectors):
+    """Half of the columns: the vectors' operands stay in registers, the rows' pass by."""
+    a, b = local(MOST_VECTOR_WORDS, uint32), local(ROWS_WORDS, uint32)
     for n in range(vectors // 16):
+        i, ahead = 8 * n, 16 * WIDTH * n
+        a[i], a[i + 1], a[i + 2], a[i + 3] = load_vector(x, first + ahead)
+        a[i + 4], a[i + 5], a[i + 6], a[i + 7] = load_vector(x, second + ahead)
+    for r in range(rows // 8):
+        b[0], b[1], b[2], b[3] = load_vector(tiles, w + 8 * WIDTH * r)
         for k in range(2):
-            i = 8 * n + 4 * k
-            a[i], a[i + 1], a[i + 2], a[i + 3] = load_vector(x, uint32(v + 8 * n * x_stride + 8 * k))
-    for k in range(2):
-        for n in range(vectors // 16):
-            for rows in range(2):
-                i, j, t = 8 * n + 4 * k, 4 * rows + 2 * k, 8 * n + 4 * rows
+            for n in range(vectors // 16):
+                i, j, t = 8 * n + 4 * k, 2 * k, 4 * (r * (vectors // 16) + n)
                 totals[t], totals[t + 1], totals[t + 2], totals[t + 3] = mma(
                     *(a[i], a[i + 1], a[i + 2], a[i + 3], b[j], b[j + 1]),
                     *(totals[t], totals[t + 1], totals[t + 2], totals[t + 3]),
@@ -158,16 +152,12 @@ def _multiply_block(tiles, w, eight_rows, x, v, x_stride, vectors, totals):
 
 
 @function
-def _sum_place(place, sums_stride, i):
-    """Where totals `i` and `i + 1` belong: 8n and on are of vectors 16n and on, first rows 0 to 7, then 8 to 15."""
-    return uint32(place + (16 * (i >> 3) + 8 * (i >> 1 & 1)) * sums_stride + 8 * (i >> 2 & 1))
-
-
-@function
-def _add_sums(sums, place, sums_stride, vectors, totals):
-    """Adds what stands there; all loads before the first store, which they would wait for."""
-    old = local(MOST_TOTALS, uint32)
-    for i in range(0, vectors // 2, 2):
-        old[i], old[i + 1] = load_pair(sums, _sum_place(place, sums_stride, i))
-    for i in range(vectors // 2):
-        totals[i] += as_float32(old[i])
+def store_products(totals, rows, vectors, sums, to, stride):
+    """Lane (g, t) holds of vectors g and g + 8 of each sixteen the products of rows 2t and 2t + 1 of each eight."""
+    lane = lane_index()
+    place = uint32(to + (lane >> 2) * stride + 2 * (lane & 3))
+    for r in range(rows // 8):
+        for n in range(vectors // 16):
+            t, there = 4 * (r * (vectors // 16) + n), uint32(place + 16 * n * stride + 8 * r)
+            store_pair(sums, there, as_bits(totals[t]), as_bits(totals[t + 1]))
+            store_pair(sums, uint32(there + 8 * stride), as_bits(totals[t + 2]), as_bits(totals[t + 3]))
