@@ -14,6 +14,7 @@ from shmemtp.device import (
     all_reduce_block,
     barrier_expect,
     barrier_init,
+    block_index,
     bulk_load,
     function,
     int64,
@@ -167,6 +168,18 @@ def write_shared(offset, count):
 def test_shared_memory_ends_where_the_launch_says(run, offset, count, fits):
     with contextlib.nullcontext() if fits else pytest.raises(IndexError, match="beyond the launch's shared_bytes"):
         run(write_shared, (2, 2, 1), offset, count, shared_bytes=16)
+
+
+@kernel
+def one_goes_too_far():
+    if block_index() == 1 and thread_index() == 2:
+        shared(0, 5, uint32)
+
+
+def test_an_error_says_where(run, comm):
+    told = rf"shared_bytes \(in one_goes_too_far, PE {comm.rank}, block 1, thread 2\)$"
+    with pytest.raises(IndexError, match=told):
+        run(one_goes_too_far, (2, 4, 1), shared_bytes=16)
 
 
 @kernel

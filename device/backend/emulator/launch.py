@@ -119,6 +119,7 @@ class Launch:
 
     def __init__(self, compiled, grid, block, args, shared_bytes, warp, cluster, device, early, stream):
         self._compiled, self._args, self._distances, self._errors = compiled, args, device.distances, []
+        self._pe = device.local_rank  # all are on one host
         self._failed, self._running, self._counting = aligned(1, np.int64), aligned(1, np.int64), threading.Lock()
         self._running[0] = grid * block
         self._prior = _last_early.get(stream, _nobody) if early else _nobody
@@ -136,6 +137,9 @@ class Launch:
             context.bind(record.ctypes.data)
             self._compiled.entry(*self._args)
         except BaseException as error:
+            block, thread = record[[context.BLOCK, context.THREAD]]
+            where = f"(in {self._compiled.name}, PE {self._pe}, block {block}, thread {thread})"
+            error.args = (f"{error} {where}".lstrip(),)
             self._errors.append(error)
             self._failed[0] = 1
         finally:
