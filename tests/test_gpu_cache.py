@@ -56,3 +56,11 @@ def test_a_kernel_is_compiled_again_only_when_a_source_changed(tmp_path):
     assert run(tmp_path) == ["False", "0"]
     (tmp_path / "main.py").write_text(KERNEL.replace("(5)", "(6)"))
     assert run(tmp_path) == ["False", "0"]
+
+
+def test_arguments_are_counted_before_anything_is_compiled(tmp_path):
+    (tmp_path / "helper.py").write_text(HELPER)
+    (tmp_path / "main.py").write_text(KERNEL.replace('(types.Array(types.int64, 1, "C"),)', "(types.int64,) * 2"))
+    with pytest.raises(AssertionError, match=r"InputError: fill takes 1 argument \(out\) and was given 2"):
+        run(tmp_path)
+    assert not (tmp_path / "cache").exists()

@@ -195,3 +195,14 @@ def nothing(argument):
 def test_what_is_no_argument_of_a_kernel(pe, argument, told):
     with pytest.raises(InputError, match=f"{told} argument of a kernel: pe.array"):
         pe.run(nothing, 1, pe.device.warp_size, argument)
+
+
+@pytest.mark.parametrize("given", [(), (1, 2)])
+def test_arguments_of_another_number_than_a_kernel_takes(pe, given):
+    told = rf"^nothing takes 1 argument \(argument\) and was given {len(given)}$"
+    compiled = pe.device.compile(nothing, (1,))
+    for start in (pe.device.compile, lambda kernel, args: pe.run(kernel, 1, pe.device.warp_size, *args)):
+        with pytest.raises(InputError, match=told):
+            start(nothing, given)
+    with pytest.raises(InputError, match=told):
+        pe.device.launch(compiled, 1, pe.device.warp_size, given)

@@ -16,7 +16,7 @@ from numba.core.caching import NullCache
 
 from shmemtp.errors import ShmemtpError
 
-from ..shape import check_clusters
+from ..shape import check_arguments, check_clusters
 from . import context
 from .buffers import LINE, Array, aligned
 from .cache import KernelCache
@@ -37,14 +37,19 @@ class Compiled:
         Whether it was there before it was asked for: compiled in this process, or on disk.
     """
 
-    name: str
+    kernel: Callable
     signature: tuple
     entry: Callable
     seconds: float
     cached: bool
 
+    @property
+    def name(self):
+        return self.kernel.py_func.__name__
+
     def check(self, args):
         """Raises if these are not arguments of the types that this was compiled for."""
+        check_arguments(self.kernel, args)
         types = tuple(typeof(value) for value in args)
         if types != self.signature:
             raise ShmemtpError(f"{self.name} was compiled for {self.signature}, not for {types}")
@@ -99,11 +104,12 @@ def _compile(kernel, signature):
 
 def compile_kernel(kernel, args):
     """Compiles `kernel` for these arguments, or reads the disk cache; returns a `Compiled`."""
+    check_arguments(kernel, args)
     signature = tuple(typeof(value) for value in arguments(args))
     began = time.perf_counter()
     cached = signature in kernel.overloads or _compile(kernel, signature)
     entry = kernel.overloads[signature].entry_point
-    return Compiled(kernel.py_func.__name__, signature, entry, time.perf_counter() - began, cached)
+    return Compiled(kernel, signature, entry, time.perf_counter() - began, cached)
 
 
 _launches: "weakref.WeakSet[Launch]" = weakref.WeakSet()

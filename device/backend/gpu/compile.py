@@ -15,6 +15,7 @@ from numba.cuda.cudadrv import nvvm
 
 from shmemtp.cache import cache_folder
 
+from ..shape import check_arguments
 from ..sources import source_digest
 from .loops import keep_rolled
 
@@ -43,6 +44,7 @@ class Cubin:
 
 def compile_cubin(kernel, signature, block: int, machine=Machine()) -> Cubin:
     """Compiles `kernel` for a tuple of Numba types; `block` threads at most will run it."""
+    check_arguments(kernel, signature)
     arch = f"sm_{machine.compute_capability[0]}{machine.compute_capability[1]}"
     what = f"{kernel.__module__}.{kernel.__qualname__}{signature}{block}{arch}"
     sources = source_digest(kernel, numba_cuda.__version__)

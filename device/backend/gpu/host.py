@@ -6,7 +6,7 @@ import weakref
 from cuda.bindings import driver, runtime
 from cuda.core import Device as CudaDevice
 
-from ..shape import check_clusters
+from ..shape import check_arguments, check_clusters
 from .arguments import argument_type
 from .arrays import DeviceArray, MappedArray, view
 from .compile import Machine, compile_cubin
@@ -74,11 +74,12 @@ class Device:
         began = time.perf_counter()
         cubin = compile_cubin(kernel, tuple(argument_type(value) for value in args), block, self.machine)
         enter()
-        return Compiled(cubin, time.perf_counter() - began)
+        return Compiled(kernel, cubin, time.perf_counter() - began)
 
     def prepare(self, compiled, grid, block, args, shared_bytes=0, warp=None, together=True, early=False, cluster=None):
         """A launch of `compiled` on grid x block threads, to be started; `warp` is for the emulator, a GPU's is 32."""
         check_clusters(grid, cluster)
+        check_arguments(compiled.kernel, args)
         enter()
         compiled.allow_shared(shared_bytes)
         config = configuration(grid, block, shared_bytes, together, early, cluster)

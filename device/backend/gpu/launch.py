@@ -17,8 +17,8 @@ class Compiled:
     Loaded at once, not at its first launch: CUDA might wait then for kernels that run, and these for this one.
     """
 
-    def __init__(self, cubin, seconds):
-        self.cubin, self.seconds, self.cached = cubin, seconds, cubin.cached
+    def __init__(self, kernel, cubin, seconds):
+        self.kernel, self.cubin, self.seconds, self.cached = kernel, cubin, seconds, cubin.cached
         self._shared_bytes = SHARED_BYTES
         self._library = check(driver.cuLibraryLoadData(cubin.code, [], [], 0, [], [], 0))
         self._uses_nvshmem = NVSHMEM_STATE in cubin.code
