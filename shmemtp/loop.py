@@ -9,7 +9,6 @@ from .agreement import agree
 from .algorithm import NEVER
 from .channel import Channel, Extent
 from .errors import InputError, ShmemtpError
-from .log import LOG
 from .plan import Plan
 from .product import round_up
 from .resident import ResidentModel
@@ -61,7 +60,6 @@ class DecodeLoop:
         """Compiles the kernel or reads it from the disk cache; sets `compile_s` (seconds) and `compile_cached`."""
         from .device.decode import decode
 
-        LOG.info("preparing the decode kernel: it is compiled, for some seconds, unless the cache has it")
         args = self._arguments(1, 0, 1, 0.0, 1.0)
         self._compiled = self.pe.device.compile(decode, args, block=self.plan.threads)
         self.compile_s, self.compile_cached = self._compiled.seconds, self._compiled.cached

@@ -101,6 +101,14 @@ def test_a_second_process_compiles_nothing(program, tmp_path):
     assert run(program, tmp_path / "cache") == FOUND
 
 
+def test_what_is_compiled_is_told(program, tmp_path):
+    logged = "import logging\nlogging.basicConfig(level=logging.INFO)\n"
+    (program / "main.py").write_text(logged + SOURCES["main.py"])
+    first, second = (start(program, tmp_path / "cache").communicate(timeout=60)[1] for _ in range(2))
+    later = f"later starts read it from {tmp_path / 'cache'}"
+    assert (first, second) == (f"INFO:shmemtp:compiling fill, which may take minutes; {later}\n", "")
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "value"),
     [

@@ -14,6 +14,7 @@ import numpy as np
 from numba import typeof
 from numba.core.caching import NullCache
 
+from shmemtp.cache import log_compiling
 from shmemtp.errors import ShmemtpError
 
 from ..shape import check_arguments, check_clusters
@@ -96,6 +97,8 @@ def _compile(kernel, signature):
     """Compiles or reads the disk cache; returns whether it was there when this began."""
     cache = _disk_cache(kernel)
     found = cache is not None and cache.holds(signature, kernel.targetctx)
+    if not found:
+        log_compiling(kernel.py_func.__name__, cache is not None)
     with contextlib.nullcontext() if found or cache is None else cache.alone(), _without_collecting():
         misses = sum(kernel.stats.cache_misses.values())
         kernel.compile(signature)

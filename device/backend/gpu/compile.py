@@ -13,7 +13,7 @@ from numba.cuda import compiler, dispatcher, types
 from numba.cuda.cpython import slicing
 from numba.cuda.cudadrv import nvvm
 
-from shmemtp.cache import cache_folder
+from shmemtp.cache import cache_folder, log_compiling
 
 from ..shape import check_arguments
 from ..sources import source_digest
@@ -53,6 +53,7 @@ def compile_cubin(kernel, signature, block: int, machine=Machine()) -> Cubin:
         header, code = path.read_bytes().split(b"\n", 1)
         name, registers, spills, stack = header.decode().split(" ")
         return Cubin(name, code, int(registers), int(spills), int(stack), True)
+    log_compiling(kernel.__name__)
     cubin = _compile(kernel, signature, block, machine, arch)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}")  # PEs of one job write the same file at the same time
