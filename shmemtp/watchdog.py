@@ -163,14 +163,17 @@ def raise_if_expired(report: np.ndarray, team=None, kernel: str = "decode"):
     `report` is that of the kernel's watch (see device/watch.py). It numbers PEs by their rank in `team`; without one,
     by their rank in the job.
     """
-    from .device.watch import OPERATIONS
+    from .device.watch import COLLECTIVE, OPERATIONS
 
     limit_ns, expired, rank, operation, other, slot, wanted, seen = map(int, report)
     if not expired:
         return
     pes = team.pes if team else range(max(rank, other) + 1)
     peer = f" from PE {pes[other]}" if other >= 0 and other != rank else ""
+    hint = ""
+    if operation == COLLECTIVE and kernel != "decode":  # before a request, PEs agree on all of it
+        hint = "; did all PEs make the same calls in the same order, with the same counts, grid and block?"
     raise TimeoutError_(
         f"PE {pes[rank]}: {kernel} waited {limit_ns / 1e9:.1f} s for {OPERATIONS[operation]}{peer} "
-        f"(slot {slot}, epoch wanted {wanted}, seen {seen})"
+        f"(slot {slot}, epoch wanted {wanted}, seen {seen}){hint}"
     )

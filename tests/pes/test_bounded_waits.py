@@ -3,10 +3,12 @@
 import itertools
 import time
 
+import numpy as np
 import pytest
 from decoding import CONTEXT, PROMPT, checkpoint, launch_options
 
 import shmemtp
+from shmemtp.device import FLOAT32, all_reduce_block, int64, kernel, local, open_lane
 from shmemtp.device.backend import NAME
 from shmemtp.errors import ShmemtpError, TimeoutError_
 
@@ -73,3 +75,22 @@ def test_a_pe_that_leaves_half_way(pe, llm):
     else:
         assert_waits_end(pe, llm, lambda: list(tokens))
     pe.barrier()
+
+
+@kernel
+def reduce_some(comm, values, count):
+    all_reduce_block(open_lane(comm, local(comm.shape.lane_words, int64)), FLOAT32, values, 0, values, 0, count)
+
+
+def test_a_pe_that_was_told_another_count(pe, monkeypatch):
+    """Who waits for more than the others send is asked whether they make the same calls."""
+    if pe.size == 1:
+        pytest.skip("one PE waits for no other")
+    monkeypatch.setattr(pe, "timeout_s", LIMIT_S)
+    with pe.communicator(algorithm="one-shot") as comm:
+        values = pe.device.array(200, np.float32)
+        if pe.rank < pe.size - 1:
+            pe.run(reduce_some, 1, pe.device.warp_size, comm, values, 100)
+        else:
+            with pytest.raises(TimeoutError_, match=r"reduce_some waited .* from PE \d.*; did all PEs make the same"):
+                pe.run(reduce_some, 1, pe.device.warp_size, comm, values, 200)
