@@ -11,6 +11,7 @@ the PEs' data are on their way. Vectors are whole packets, 8 bytes each, at mult
 
 from .backend import (
     block_size,
+    check_vector,
     cluster_rank,
     float32,
     function,
@@ -25,7 +26,7 @@ from .backend import (
 from .cluster import cluster_sum, next_turn
 from .communicator import EXCHANGE, FIRST, close, next_epoch, record
 from .element import add_data, add_words, elements_of_packet, rounded_sums, values_of, words_of
-from .exchange import collect_others, deliver, post_to_others
+from .exchange import collect_others, deliver, parts_of, post_to_others
 from .sums import block_sum
 from .work import count_due, packet_of, share
 
@@ -38,6 +39,7 @@ def all_reduce_norm_block(lane, kind, source, start, residual, at, weight, of, t
     source. count: whole packets, at most `lane.shape.kept` a thread. eps: float32. sums: float32 [warps of the block,
     at least 8] in shared memory, at a multiple of 16 bytes.
     """
+    check_vectors(lane, kind, count, source, start, residual, at, weight, of, target, to)
     products, work = local(lane.shape.kept_values, float32), share(kind, count, 0, 1, False)
     inverse = float32(1) / float32(count)
     squares = add_share(lane, kind, source, start, residual, at, weight, of, work, products)
@@ -54,6 +56,7 @@ def all_reduce_norm_cluster(
 
     count: as there, of a block's share. box: of `blocks` pairs (see cluster.py). blocks: of a cluster, a constant.
     """
+    check_vectors(lane, kind, count, source, start, residual, at, weight, of, target, to)
     products, work = local(lane.shape.kept_values, float32), share(kind, count, cluster_rank(), blocks, False)
     inverse = float32(1) / float32(count)
     squares = add_share(lane, kind, source, start, residual, at, weight, of, work, products)
@@ -61,6 +64,17 @@ def all_reduce_norm_cluster(
     store_scaled(lane, kind, work, products, rsqrt(squares * inverse + eps), target, to, elements_of_packet(kind))
     sync_block()
     next_turn(box)
+
+
+@function
+def check_vectors(lane, kind, count, source, start, residual, at, weight, of, target, to):
+    """Tells of errors of the caller in the emulator; on a GPU nothing, and costs nothing (thread)."""
+    each = elements_of_packet(kind)
+    check_vector(count <= lane.shape.hidden_packets * each and (count | start | at | of | to) & (each - 1) == 0)
+    parts_of(kind, source, start, count, count)
+    parts_of(kind, residual, at, count, count)
+    parts_of(kind, weight, of, count, count)
+    parts_of(kind, target, to, count, count)
 
 
 @function

@@ -9,6 +9,7 @@ from .all_reduce_norm import keep_product, load_kept, store_scaled
 from .backend import (
     block_index,
     block_size,
+    check_vector,
     cluster_rank,
     float32,
     function,
@@ -45,6 +46,7 @@ def all_reduce_norm_grid(lane, kind, source, start, residual, weight, of, x, cou
     At most a block for each 8 packets of the vector, at most `hidden_packets` of the communicator, and as many blocks
     in every call with it.
     """
+    check_vector(count <= lane.shape.hidden_packets * elements_of_packet(kind))
     weights, products = local(lane.shape.kept_words, uint32), local(lane.shape.kept_values, float32)
     inverse, shown, whole = float32(1) / float32(count), next_epoch(lane, SHOWN), share(kind, count, 0, 1, False)
     share_out(lane, kind, source, start, share(kind, count, block_index(), grid_size(), False), shown)

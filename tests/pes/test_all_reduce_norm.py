@@ -182,7 +182,32 @@ def test_the_whole_grid(pe, count, algorithm, shape):
     comm.free()
 
 
-@pytest.mark.parametrize("kernel", [norm_blocks, norm_clusters, norm_grid], ids=["block", "cluster", "grid"])
+KERNELS = pytest.mark.parametrize("kernel", [norm_blocks, norm_clusters, norm_grid], ids=["block", "cluster", "grid"])
+
+
+@pytest.mark.skipif(NAME != "emulator", reason="a GPU checks nothing")
+@KERNELS
+def test_a_vector_that_is_too_long_or_not_there(pe, kernel):
+    comm = channel(pe, "one-shot", 1, hidden_packets=128)
+    arrays = [pe.device.array(520, np.uint16) for _ in range(4)]
+
+    def norm(count, rounds):
+        args = (comm, KINDS["bfloat16"], *arrays, count, rounds)
+        args = args if kernel is norm_blocks else (Constants(blocks=1), *args)
+        pe.run(kernel, 1, 1, *args, shared_bytes=1 << 14, cluster=1)
+
+    norm(512, 1)
+    with pytest.raises(ValueError, match="of 16 KiB at most"):
+        norm(516, 1)
+    if kernel is not norm_grid:
+        with pytest.raises(ValueError, match="whole 8 bytes"):
+            norm(330, 1)
+        with pytest.raises(IndexError, match="elements that its array has not"):
+            norm(332, 2)
+    comm.free()
+
+
+@KERNELS
 def test_a_pe_that_does_not_come(pe, monkeypatch, kernel):
     """The blocks of a cluster wait for each other, too: all leave, and the last PE is named."""
     if pe.size == 1:

@@ -2,7 +2,7 @@
 
 from .context import function
 
-__all__ = ["check_extent", "check_kind", "check_lane_state"]
+__all__ = ["check_extent", "check_kind", "check_lane_state", "check_vector"]
 
 
 @function
@@ -21,3 +21,9 @@ def check_kind(is_right):
 def check_lane_state(is_right):
     if not is_right:
         raise IndexError("open_lane's state is too small: local(comm.shape.lane_words, int64)")
+
+
+@function
+def check_vector(is_right):
+    if not is_right:
+        raise ValueError("all_reduce_norm takes a vector of whole 8 bytes, at a multiple of 8, of 16 KiB at most")

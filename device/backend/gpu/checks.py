@@ -4,7 +4,7 @@
 
 from .words import function
 
-__all__ = ["check_extent", "check_kind", "check_lane_state"]
+__all__ = ["check_extent", "check_kind", "check_lane_state", "check_vector"]
 
 
 @function
@@ -19,4 +19,9 @@ def check_kind(is_right):
 
 @function
 def check_lane_state(is_right):
+    pass
+
+
+@function
+def check_vector(is_right):
     pass
