@@ -27,6 +27,7 @@ from .backend import (
 from .bfloat16 import pack
 from .cache import (
     GRANULE,
+    clear_value,
     first_position,
     granule_place,
     granules_of_part,
@@ -150,6 +151,10 @@ def receive_head(plan, cache, channels, scratch, layer, head, vector, position, 
             else:
                 cache.values[granule + value_place(n, d)] = upper
                 cache.values[granule + value_place(n, d + half)] = lower
+                behind = uint32(1 if n == 0 else GRANULE)
+                while behind < GRANULE:
+                    clear_value(plan, cache.values, granule, behind, d)
+                    behind = uint32(behind + 1)
 
 
 @function

@@ -14,6 +14,7 @@ from .backend import (
     function,
     lane_index,
     prefetch_line,
+    uint16,
     uint32,
     warp_size,
 )
@@ -97,6 +98,15 @@ def key_place(n, d):
 def value_place(n, d):
     """The same of its value."""
     return d // 16 * 256 + d // 2 % 8 * 32 + n // 2 % 4 * 8 + n // 8 * 4 + d % 2 * 2 + n % 2
+
+
+@function
+def clear_value(plan, values, granule, n, d):
+    """Dimensions d and d + head_dim / 2 of a granule's position n, which is not read yet, though loaded (thread).
+
+    An overflow of an earlier request may have left there what is no number even times a weight of 0.
+    """
+    values[granule + value_place(n, d)] = values[granule + value_place(n, d + plan.head_dim // 2)] = uint16(0)
 
 
 @function

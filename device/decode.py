@@ -35,7 +35,18 @@ from .prompt.context import STATE_FIELDS as CONTEXT_STATE_FIELDS
 from .prompt.passes import Shown, layers_of, prefill
 from .prompt.passes import end_block as end_passes
 from .prompt.passes import open_block as open_passes
-from .request import COUNT, FED_FLAG, REASON, REASON_FLAG, RUNNING, STOP_INTERVAL, Request, has_ended, wish_of_host
+from .request import (
+    COUNT,
+    FED_FLAG,
+    NO_TOKEN,
+    REASON,
+    REASON_FLAG,
+    RUNNING,
+    STOP_INTERVAL,
+    Request,
+    has_ended,
+    wish_of_host,
+)
 from .sample import choose
 from .sequence import LM_HEAD, stages_of
 from .stream import STATE_FIELDS, Stream, close_stream, end_stream, open_stream
@@ -110,7 +121,7 @@ def generate(plan, stream, block, comm, channels, resident, cache, ballot, reque
             token, wish = next_token(
                 plan, stream, block, comm, ballot, request, host.record, generated, position, stop, limits
             )
-            if block_index() == 0 and thread_index() == 0:
+            if block_index() == 0 and thread_index() == 0 and token != NO_TOKEN:
                 store_relaxed(host.tokens, generated, token)
                 store_relaxed(host.times, generated, clock())
                 store_release(host.progress, COUNT, generated + 1)

@@ -14,7 +14,8 @@ STOP = 0  # control: the host wants the request to end
 STOP_INTERVAL = 32  # prompt tokens, fed one by one, after which all ask whether it does
 COUNT, REASON = 0, 1  # progress: tokens generated so far, why the request ended
 REASON_FLAG, FED_FLAG = 0, 1  # the block's flags: the same reason, tokens of the prompt fed
-RUNNING, LENGTH, STOP_TOKEN, STOPPED, EXPIRED = range(5)
+RUNNING, LENGTH, STOP_TOKEN, STOPPED, EXPIRED, UNDEFINED = range(6)  # UNDEFINED: no logit was a number
+NO_TOKEN = 0xFFFFFF  # token ids fit 24 bits, and this one is none
 
 
 @function
@@ -44,6 +45,8 @@ def has_ended(plan, request, block, generated, token, wish, limits):
             reason = int64(STOPPED)
         if generated > 0 and is_stop(request, token):
             reason = int64(STOP_TOKEN)
+        if generated > 0 and token == NO_TOKEN:
+            reason = int64(UNDEFINED)
         if has_expired(limits):
             reason = int64(EXPIRED)
         block.flags[REASON_FLAG] = reason

@@ -29,6 +29,7 @@ from .backend import (
     warp_sum,
 )
 from .packets import receive_batch
+from .request import NO_TOKEN
 from .shmem import wait_for_epoch
 from .watch import VOTE
 from .workers import sync_workers
@@ -42,7 +43,6 @@ signals: uint64 [size, blocks], for `plan.put`. In shared memory: keys: uint64 [
 then raises.
 """
 LOWEST = -1e30
-MAX_TOKEN = 0xFFFFFF  # token ids fit 24 bits
 
 
 @function
@@ -50,12 +50,13 @@ def sort_key(score, token, stop):
     """Orders by score, then by lower token id; the lowest bit carries the wish to stop."""
     bits = as_bits(score)
     ordered = uint32(~bits) if bits >> uint32(31) else uint32(bits | uint32(0x80000000))
-    return (uint64(ordered) << uint64(32)) | (uint64(MAX_TOKEN - token) << uint64(8)) | uint64(stop)
+    return (uint64(ordered) << uint64(32)) | (uint64(NO_TOKEN - token) << uint64(8)) | uint64(stop)
 
 
 @function
 def token_of(key):
-    return int64(MAX_TOKEN) - int64((key >> uint64(8)) & uint64(MAX_TOKEN))
+    """The token of a vote's winner; NO_TOKEN where no block had one."""
+    return int64(NO_TOKEN) - int64((key >> uint64(8)) & uint64(NO_TOKEN))
 
 
 @function

@@ -124,8 +124,8 @@ class DecodeLoop:
         self._control.host[0] = 1
 
     def finish(self) -> str:
-        """Waits for the kernel; "length", "stop_token" or "stopped". Raises if a wait on the device ran out."""
-        from .device.request import REASON, RUNNING
+        """Waits for the kernel; "length", "stop_token" or "stopped". Raises if a wait ran out, or no logit is a number."""
+        from .device.request import REASON, RUNNING, UNDEFINED
 
         if self._running:
             launch = self._running
@@ -143,6 +143,8 @@ class DecodeLoop:
         reason = int(self._progress.host[REASON])
         if reason == RUNNING:
             raise ShmemtpError("no request was decoded yet")
+        if reason == UNDEFINED:
+            raise ShmemtpError(f"no logit of token {int(self._progress.host[0]) + 1} is a number: an overflow?")
         return REASONS[reason]
 
     @property

@@ -20,9 +20,10 @@ from ..backend import (
     warp_size,
 )
 from ..bfloat16 import pack
-from ..cache import GRANULE, granule_place, key_place, value_place
+from ..cache import GRANULE, clear_value, granule_place, key_place, value_place
 from ..rope import normalise_head, rotate_head, rotate_pair
 from ..sequence import GATE_UP, QKV
+from .context import TILE
 from .product import row_pair
 from .ring import input_word, set_of, tokens_of
 
@@ -55,16 +56,16 @@ def store_rows(plan, partial, factors, biases, cache, rope, layer, position, cou
                 if vector < plan.heads + plan.kv_heads:
                     factor = plan.score_scale if vector < plan.heads else float32(1)
                     upper, lower = rotate_pair(upper, lower, rope, (position + token) * plan.head_dim + 2 * d, factor)
-                place_pair(plan, cache, layer, position, token, vector, d, upper, lower, queries)
+                place_pair(plan, cache, layer, position, count, token, vector, d, upper, lower, queries)
         turn = uint32(turn + plan.block)
 
 
 @function
-def place_pair(plan, cache, layer, position, token, vector, d, upper, lower, queries):
+def place_pair(plan, cache, layer, position, count, token, vector, d, upper, lower, queries):
     """A head's dimensions d and d + head_dim / 2, normalised and rotated as they must be, as bf16 (thread).
 
     A query's to `queries` (see `attention.attend`), a key's or a value's to the cache, where the pass's first token is
-    at `position`. vector: which head, among queries, keys, values.
+    at `position`; behind its last value the rest of a tile is cleared. vector: which head, among queries, keys, values.
     """
     half = plan.head_dim // 2
     first, second = bf16_bits(upper), bf16_bits(lower)
@@ -79,6 +80,11 @@ def place_pair(plan, cache, layer, position, token, vector, d, upper, lower, que
             cache.keys[at + key_place(n, d)], cache.keys[at + key_place(n, d + half)] = first, second
         else:
             cache.values[at + value_place(n, d)], cache.values[at + value_place(n, d + half)] = first, second
+            behind = uint32(position + count)
+            while token + 1 == count and behind % TILE > 0:
+                granule = granule_place(plan, layer, head, behind)
+                clear_value(plan, cache.values, granule, behind % uint32(GRANULE), d)
+                behind = uint32(behind + 1)
 
 
 @function
@@ -98,7 +104,7 @@ def place_heads(plan, cache, rope, rows, layer, position, count, queries):
         for turn in range(plan.head_turns):
             d = turn * warp_size() + lane_index()
             if d < half:
-                place_pair(plan, cache, layer, position, token, vector, uint32(d), x[turn], y[turn], queries)
+                place_pair(plan, cache, layer, position, count, token, vector, uint32(d), x[turn], y[turn], queries)
         number = uint32(number + plan.grid * plan.warps)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from decoding import CONTEXT, PROMPT, assert_close, bits, checkpoint, decode, logits_of, model
 from reference import Reference
@@ -220,3 +221,15 @@ def test_teams_decode_side_by_side(pe):
     assert llm.loop.finish() == "length"
     assert team.comm.allgather(tokens) == [tokens] * team.size
     assert_close(logits_of(llm, 12), Reference(folder).logits(prompt + tokens[:-1])[-12:], tokens)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_whose_logits_are_no_numbers(pe, llm, temperature):
+    """One line on every PE, no token, and the next request is served."""
+    whole, norms = decode(llm, PROMPT, 12), llm.loop._model.norms
+    kept = norms.numpy()
+    norms.fill(np.full(norms.shape, np.nan, np.float32))
+    with pytest.raises(ShmemtpError, match="no logit of token 1 is a number"):
+        decode(llm, PROMPT, 12, temperature=temperature, top_p=0.9)
+    norms.fill(kept)
+    assert same_on_all(pe, decode(llm, PROMPT, 12)) == whole

@@ -86,6 +86,17 @@ def test_a_prompt_behind_another_one(pe, cut):
     assert_close(logits_of(llm, STEPS), Reference(folder).logits(PROMPT + chosen[:-1])[-STEPS:], chosen)
 
 
+@pytest.mark.parametrize("length", [1, 14, 33])
+def test_what_an_overflow_left_in_the_cache(pe, length):
+    """Attention loads whole granules and tiles: values behind the context have a weight of 0, and must be numbers."""
+    llm, folder = fed(pe, "llama", TOKENS[-1])
+    values = llm.loop._model.values
+    values.fill(np.full(values.shape, 0x7FC0, np.uint16))
+    chosen = decode(llm, PROMPT[:length], STEPS)
+    right = Reference(folder).logits(PROMPT[:length] + chosen[:-1])[-STEPS:]
+    assert_close(logits_of(llm, STEPS), right, chosen)
+
+
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_fewer_passes(pe, tokens):
     """One token that is left over is fed like those that are generated."""
