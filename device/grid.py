@@ -67,13 +67,13 @@ def await_blocks(lane, before):
 
 @function
 def _sum_place(lane):
-    """Behind the lanes' epochs; found anew, or a compiler would keep its address in registers all the time."""
+    """Behind the lanes' epochs. This and the share are found anew: a compiler would keep them in registers for ever."""
     return int64(anew(uint32(2 * lane.shape.lanes)))
 
 
 @function
 def _share_of_sum():
-    return OPEN - (grid_size() - 1) if block_index() == 0 else int64(1)
+    return OPEN - (int64(anew(uint32(grid_size()))) - 1) if block_index() == 0 else int64(1)
 
 
 @function

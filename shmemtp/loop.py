@@ -124,7 +124,7 @@ class DecodeLoop:
         self._control.host[0] = 1
 
     def finish(self) -> str:
-        """Waits for the kernel; "length", "stop_token" or "stopped". Raises if a wait ran out, or no logit is a number."""
+        """Waits for the kernel; "length", "stop_token" or "stopped". Raises if a wait ran out, or logits overflowed."""
         from .device.request import REASON, RUNNING, UNDEFINED
 
         if self._running:

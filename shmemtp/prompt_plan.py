@@ -118,12 +118,9 @@ class PromptPlan:
             and self.plan.grid % self.sharing == 0
             and LEAST_TILES * self._tile_bytes <= self._ring_room
             and all(work.places >= LEAST_PLACES for work in self.works)
-            and (self.plan.warp < WARP or self._registers_suffice)
+            and (self.plan.warp < WARP or max(work.warp_rows for work in self.works) <= MOST_ROWS)
+            and (self.plan.warp < WARP or self.vectors <= MOST_VECTORS)
         )
-
-    @property
-    def _registers_suffice(self) -> bool:
-        return self.vectors <= MOST_VECTORS and all(work.warp_rows <= MOST_ROWS for work in self.works)
 
     @property
     def band(self) -> int:
@@ -183,8 +180,9 @@ class PromptPlan:
 
     @property
     def packets(self) -> int:
-        """Of a block and sender, in one exchange of partial sums."""
-        return round_up(self.plan.layout.o.pairs_per_block * self.tokens, 8)
+        """From each PE to each block, in one shot of an exchange of partial sums."""
+        pairs = self.plan.layout.o.pairs_per_block * self.tokens
+        return round_up(ceil_div(pairs, self.plan.shape.tp), 8)
 
     @cached_property
     def inputs(self) -> dict[str, int]:

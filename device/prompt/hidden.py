@@ -2,6 +2,7 @@
 
 from ..backend import (
     as_bits,
+    as_float32,
     float32,
     function,
     lane_index,
@@ -14,8 +15,8 @@ from ..backend import (
     warp_sum,
 )
 from ..bfloat16 import high, low, pack
-from ..communicator import FIRST
-from ..exchange import deliver, post_to_all
+from ..communicator import FIRST, SECOND
+from ..exchange import collect_from, deliver, post, post_to_all
 from ..residual import sum_in_order
 from ..workers import sync_workers
 from .product import row_pair
@@ -57,34 +58,57 @@ def embed(plan, embedding, prompt, first, count, residual):
 def add_sums(plan, comm, product, partial, residual, count, epoch):
     """Adds a row-parallel product, summed over the PEs in their order, to the block's pairs (block).
 
+    Two shots, for a pass is long: turn number t is PE t % pes's, which hears of it from all PEs, adds, and tells all.
+    A slot is safe to use again: that PE has heard of the next epoch from all others, and they from it.
     epoch: uint32, the same on all PEs; with each call it rises, from even to odd and back.
     """
     turns = plan.hidden_local * tokens_of(plan, count)[1]
     if plan.pes > 1:
-        turn = thread_index()
-        while turn < turns:
-            token, pair = pair_of(plan, turn)
-            if pair < own_pairs(plan):
-                upper, lower = row_pair(plan, product, partial, pair, token)
-                post_to_all(comm, epoch, FIRST, turn, as_bits(upper), as_bits(lower))
-            turn += plan.block
-        deliver(comm, epoch, FIRST, turns, True)
+        share_out(plan, comm, product, partial, turns, epoch)
+        sum_share(plan, comm, turns, epoch)
     turn = thread_index()
     while turn < turns:
         token, pair = pair_of(plan, turn)
         if pair < own_pairs(plan):
-            upper, lower = sum_over_pes(plan, comm, product, partial, pair, token, turn, epoch)
+            upper, lower = summed(plan, comm, product, partial, pair, token, turn, epoch)
             residual[2 * turn] += upper
             residual[2 * turn + 1] += lower
         turn += plan.block
 
 
 @function
-def sum_over_pes(plan, comm, product, partial, pair, token, turn, epoch):
-    """A pair of the product, of all PEs; `turn` is the number of its packet (thread)."""
+def share_out(plan, comm, product, partial, turns, epoch):
+    """This PE's part of each sum to the PE that adds it (block)."""
+    turn = thread_index()
+    while turn < turns:
+        token, pair = pair_of(plan, turn)
+        if pair < own_pairs(plan):
+            upper, lower = row_pair(plan, product, partial, pair, token)
+            post(comm, epoch, FIRST, turn // plan.pes, turn % plan.pes, as_bits(upper), as_bits(lower))
+        turn += plan.block
+    deliver(comm, epoch, FIRST, (turns + (plan.pes - 1)) // plan.pes, False)
+
+
+@function
+def sum_share(plan, comm, turns, epoch):
+    """The sums that are this PE's to all PEs (block)."""
+    number = thread_index()
+    while number * plan.pes + comm.rank < turns:
+        _, pair = pair_of(plan, number * plan.pes + comm.rank)
+        if pair < own_pairs(plan):
+            upper, lower = sum_in_order(plan, comm, number, epoch)
+            post_to_all(comm, epoch, SECOND, number, as_bits(upper), as_bits(lower))
+        number += plan.block
+    deliver(comm, epoch, SECOND, (turns + (plan.pes - 1)) // plan.pes, True)
+
+
+@function
+def summed(plan, comm, product, partial, pair, token, turn, epoch):
+    """A pair of the product, of all PEs (thread)."""
     if plan.pes == 1:
         return row_pair(plan, product, partial, pair, token)
-    return sum_in_order(plan, comm, turn, epoch)
+    upper, lower = collect_from(comm, epoch, SECOND, turn // plan.pes, turn % plan.pes)
+    return as_float32(upper), as_float32(lower)
 
 
 @function

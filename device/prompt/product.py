@@ -1,7 +1,7 @@
 """A matrix times the inputs of all tokens of a pass.
 
-A warp has some rows for some of the tokens in its registers, from the first column to the last one. Where a block has
-fewer rows than warps, the steps' slices are shared out as well, and each slice's sums are added in the end.
+A warp has the sums of some rows and some tokens in its registers, from the first column to the last one. Where a block
+has too few rows for all of its warps, they divide a step's slices as well, and their sums are added in the end.
 """
 
 from ..backend import (
@@ -41,7 +41,7 @@ from .ring import (
 
 @function
 def steps_of(plan, product):
-    """(thread)"""
+    """In how many steps a product's columns are read (thread)."""
     return uint32(slices_of(plan, product) // parts_of(plan, product))
 
 
@@ -59,14 +59,12 @@ def warp_rows(plan, product):
 
 @function
 def share_of(plan, product):
-    """The warp's part of a step, first row and first token (thread); the last warps may have another one's share."""
+    """The warp's slice of a step, its first row and first token (thread). Warps too many do what another one does."""
     groups = uint32(plan.block_tokens // plan.vectors)
     row_groups = uint32(room_for_rows(plan, product) // warp_rows(plan, product))
     number, group = uint32(uint32(warp_index()) // groups), uint32(uint32(warp_index()) % groups)
-    part, row_group = (
-        uint32(uint32(number // row_groups) % uint32(parts_of(plan, product))),
-        uint32(number % row_groups),
-    )
+    part, row_group = uint32(number // row_groups), uint32(number % row_groups)
+    part = uint32(part % uint32(parts_of(plan, product)))
     return part, uint32(row_group * warp_rows(plan, product)), uint32(group * plan.vectors)
 
 
@@ -87,9 +85,8 @@ def begin_product(plan, ring, weights, product, layer):
 def multiply(plan, ring, weights, x, product, layer, count, partial):
     """The block's rows of a product times the inputs of its tokens, behind its `begin_product` (block).
 
-    count: tokens of the pass.
-    partial: float32 in the ring's memory, which `row_pair` reads. What becomes of tokens that the pass has not, and of
-    rows that the block has not, nobody reads.
+    count: tokens of the pass. partial: float32 in the ring's memory, which `row_pair` reads. What becomes of tokens
+    that the pass has not, and of rows that the block has not, nobody reads.
     """
     steps, ahead = steps_of(plan, product), ahead_of(plan, product)
     part, row, token = share_of(plan, product)

@@ -87,7 +87,7 @@ def tokens_of(plan, count):
     each = uint32(
         uint32(count + (plan.sharing * plan.vectors - 1)) // uint32(plan.sharing * plan.vectors) * plan.vectors
     )
-    begin = uint32(uint32(block_index()) % uint32(plan.sharing) * each)
+    begin = uint32(anew(uint32(block_index())) % uint32(plan.sharing) * each)
     return begin, min(each, uint32(count - begin)) if begin < count else uint32(0)
 
 

@@ -53,8 +53,19 @@ def test_a_long_prompt(pe):
     assert_close(logits_of(llm, STEPS), Reference(folder).logits(prompt + chosen[:-1])[-STEPS:], chosen)
 
 
+def test_blocks_that_share_their_rows(pe):
+    """Each has half of a pass's tokens; of few tokens one has none."""
+    launch, tokens = ((12, 4, 4), 64) if NAME == "emulator" else (None, 256)
+    llm, folder = fed(pe, "llama", tokens, launch)
+    assert llm.plan.prompt.sharing == 2
+    prompt = np.random.default_rng(9).integers(0, 96, 300).tolist()
+    for length in (5, tokens // 2 + 3, len(prompt)):
+        chosen = decode(llm, prompt[:length], STEPS)
+        right = Reference(folder).logits(prompt[:length] + chosen[:-1])[-STEPS:]
+        assert_close(logits_of(llm, STEPS), right, chosen)
+
+
 def test_blocks_without_a_row_of_a_product(pe):
-    """Their workers come to the next product while their feeders may not have seen that this one began."""
     folder = checkpoint(pe, "narrow", hidden_size=64, intermediate_size=8)
     llm = model(pe, folder, record_logits=STEPS, prefill_tokens=16, multiprocessors=8)
     gate_up = llm.plan.layout.gate_up
