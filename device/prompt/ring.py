@@ -102,6 +102,8 @@ def rows_of(plan, product):
     """How many rows of a product the block multiplies, whole quads (thread)."""
     rows = uint32(select(plan, product, plan.qkv_rows, plan.o_rows, plan.gate_up_rows, plan.down_rows, 0))
     most = select(plan, product, plan.qkv_all_rows, plan.o_all_rows, plan.gate_up_all_rows, plan.down_all_rows, 0)
+    if most == rows * plan.sets:
+        return rows
     before = uint32(set_of(plan) * rows)
     return min(rows, uint32(most - before)) if before < most else uint32(0)
 
