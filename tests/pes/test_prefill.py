@@ -55,7 +55,7 @@ def test_a_long_prompt(pe):
 
 def test_blocks_that_share_their_rows(pe):
     """Each has half of a pass's tokens; of few tokens one has none."""
-    launch, tokens = ((12, 4, 4), 64) if NAME == "emulator" else (None, 256)
+    launch, tokens = ((6, 1, 1), 64) if NAME == "emulator" else (None, 256)
     llm, folder = fed(pe, "llama", tokens, launch)
     assert llm.plan.prompt.sharing == 2
     prompt = np.random.default_rng(9).integers(0, 96, 300).tolist()
