@@ -176,7 +176,7 @@ class PromptPlan:
     @cached_property
     def offsets(self) -> dict[str, int]:
         """Where each region begins, in bytes; `end` is where the last one ends."""
-        return place(self.sizes, {}, "ring")
+        return place(self.sizes)
 
     @property
     def packets(self) -> int:

@@ -157,17 +157,14 @@ class SharedMemory:
         """Where each region begins, in bytes; `end` is where the last one ends."""
         barriers = {"landed": MBARRIER * self._batches, "free": MBARRIER * self._batches, "closed": MBARRIER}
         regions = {**self.sizes, "ring": 2 * self.stages * self.stage_elements, **barriers}
-        return place(regions, self._scratch, "x")
+        offsets = place(regions)
+        return {**place(self._scratch, offsets["x"]), **offsets}
 
 
-def place(sizes: dict[str, int], inner_sizes: dict[str, int], around: str) -> dict[str, int]:
-    """Where regions of so many bytes begin, one after another, and the inner ones from `around` on; and `end`."""
-    offsets, at = {}, 0
+def place(sizes: dict[str, int], at: int = 0) -> dict[str, int]:
+    """Where regions of so many bytes begin, one after another from `at` on; and `end`."""
+    offsets = {}
     for name, nbytes in sizes.items():
         offsets[name] = at
         at += round_up(nbytes, LINE)
-    inner = offsets[around]
-    for name, nbytes in inner_sizes.items():
-        offsets[name] = inner
-        inner += round_up(nbytes, LINE)
     return {**offsets, "end": at}

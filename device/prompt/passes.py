@@ -80,7 +80,7 @@ def meet(plan, comm):
 
 @function
 def await_all(comm, before):
-    """before: of `arrive` (thread)."""
+    """The rest of a meeting: what the blocks wrote, this one's copy engine can read. before: of `arrive` (thread)."""
     await_blocks(comm, before)
     bulk_fence()
 

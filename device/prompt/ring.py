@@ -213,6 +213,9 @@ def fetch_inputs(plan, ring, x, product, step, count):
 
 @function
 def wait_inputs(plan, ring, product, step):
-    """Returns when a step's inputs have landed (all threads)."""
+    """Returns when a step's inputs have landed (all threads).
+
+    Without a limit: thread 0 has started their copies, which depend on no PE and no other block.
+    """
     turn = uint32(uint32(step) // uint32(places_of(plan, product)))
     barrier_wait(ring.landed, place_of(plan, product, step), turn & uint32(1))
