@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,15 @@ import pytest
 pytest.importorskip("numba_cuda", reason="compiling for GPUs needs the gpu extra")
 
 ROOT = Path(__file__).resolve().parent.parent
-HALVES = [  # a process each, of about the same work
-    [
-        *("decode tiny TP 2, put", "decode llama-3.1-8b TP 8", "fill_random", "read_all", "stream_and_ask"),
-        *("transfer_rounds put", "ping_pong_rounds put_signal, nvshmem"),
-        *("collective_rounds all_reduce, 8 PEs", "collective_rounds all_to_all, 8 PEs, put", "barrier_rounds 8 PEs"),
-        *("all_to_all_v_rounds 8 PEs", "all_reduce_norm_rounds 8 PEs"),
-    ],
-    [
-        *("decode llama-3.1-70b TP 8", "decode llama-3.1-8b TP 1", "decode llama-3.1-8b TP 4"),
-        *("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all"),
-        *("all_reduce_norm_rows", "all_reduce_norm_clusters", "transfer_rounds get, nvshmem"),
-    ],
+CASES = [
+    *("decode llama-3.1-8b TP 1", "decode llama-3.1-8b TP 4", "decode llama-3.1-8b TP 8", "decode llama-3.1-70b TP 8"),
+    *("decode tiny TP 2, put", "fill_random", "read_all", "stream_and_ask"),
+    *("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all"),
+    *("all_reduce_norm_rows", "all_reduce_norm_clusters"),
+    *("transfer_rounds put", "transfer_rounds get, nvshmem", "ping_pong_rounds put_signal, nvshmem"),
+    *("collective_rounds all_reduce, 8 PEs", "collective_rounds all_to_all, 8 PEs, put", "barrier_rounds 8 PEs"),
+    *("all_to_all_v_rounds 8 PEs", "all_reduce_norm_rounds 8 PEs"),
 ]
-CASES = [case for half in HALVES for case in half]
 REGISTERS = 65536  # of a multiprocessor
 LIMIT_S = 480  # beside other tests
 
@@ -40,14 +34,10 @@ def compiled(tmp_path_factory, add_table):
         "SHMEMTP_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
     }
 
-    def compile_half(cases):
-        command = [sys.executable, str(ROOT / "tests" / "compile_kernels.py"), *cases]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S)
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    with ThreadPoolExecutor() as pool:
-        rows = [row for half in pool.map(compile_half, HALVES) for row in half]
+    command = [sys.executable, str(ROOT / "tests" / "compile_kernels.py"), *CASES]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
     heads = ("kernel", "threads", "registers", "shared", "spilled", "stack", "code", "seconds")
     add_table("kernels compiled for sm_90 (bytes)", heads, [list(row.values()) for row in rows])
     return {row.pop("kernel"): row for row in rows}

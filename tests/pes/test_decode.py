@@ -68,9 +68,10 @@ def test_logits_and_tokens_are_those_of_transformers(pe, name):
 def test_every_launch_is_right(pe, launch):
     architecture, options = MODELS["qwen3"]  # lanes work together on its heads' norms; half a head is no power of two
     folder = checkpoint(pe, "qwen3", architecture, **options)
-    llm = model(pe, folder, record_logits=COUNT, **launch_options(launch))
+    # token by token: in a prompt's passes all threads meet, which 256 on two cores take half a minute for
+    llm = model(pe, folder, record_logits=COUNT, prefill_tokens=1, **launch_options(launch))
     assert (llm.plan.grid, llm.plan.block, llm.plan.warp) == launch
-    assert_like_reference(llm, folder, PROMPT[:8], 4)
+    assert_like_reference(llm, folder, PROMPT[:4], 4)
 
 
 def test_a_context_in_parts(pe):

@@ -29,7 +29,7 @@ def one_embedding(folder):
 @pytest.fixture(params=[None, WIDE], ids=["usual", "wide"])
 def die(request, pe):
     """A model that draws from one distribution at every step; on two launches."""
-    folder = checkpoint(pe, "one-embedding", finish=one_embedding)
+    folder = checkpoint(pe, "one-embedding", finish=one_embedding, num_hidden_layers=1)
     return model(pe, folder, record_logits=12, **launch_options(request.param))
 
 
@@ -77,7 +77,7 @@ def test_temperature_draws_from_the_softmax(die):
 
 def test_seeds_draw_from_the_softmax(pe):
     """Each request's one token, over many seeds: the same distribution as one seed's many tokens."""
-    die = model(pe, checkpoint(pe, "one-embedding", finish=one_embedding), record_logits=12)
+    die = model(pe, checkpoint(pe, "one-embedding", finish=one_embedding, num_hidden_layers=1), record_logits=12)
     decode(die, [0], 12)
     probabilities = distribution_of(die)
     tokens = [decode(die, [0], 1, temperature=TEMPERATURE, seed=seed)[0] for seed in range(200)]

@@ -6,12 +6,13 @@ import os
 import re
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import numba_cuda
 from cuda.core import Linker, LinkerOptions, ObjectCode
 from numba.cuda import compiler, dispatcher, types
 from numba.cuda.cpython import slicing
-from numba.cuda.cudadrv import nvvm
+from numba.cuda.cudadrv import nvrtc, nvvm
 
 from shmemtp.cache import cache_folder, log_compiling
 
@@ -65,39 +66,31 @@ def compile_cubin(kernel, signature, block: int, machine=Machine()) -> Cubin:
 
 def _compile(kernel, signature, block, machine, arch) -> Cubin:
     """Links without NVSHMEM first: a kernel that names it only in branches that its constants rule out needs none."""
-    options = LinkerOptions(arch=arch, link_time_optimization=True, verbose=True, ptxas_options=["-v"], no_cache=True)
-    for compile_codes in (_own_code, _all_code):
-        linker = Linker(*map(ObjectCode.from_ltoir, compile_codes(kernel, signature, block, machine)), options=options)
-        try:
-            code = bytes(linker.link("cubin").code)
-        except Exception as error:  # cuda.core and nvJitLink raise several types
-            if compile_codes is _own_code and re.search("undefined|unresolved", f"{error}", re.IGNORECASE):
-                continue
+    own, *libraries = _front_end(kernel, signature, block, machine)
+    try:
+        return _link([own], arch)
+    except Exception as error:  # cuda.core and nvJitLink raise several types
+        if not re.search("undefined|unresolved", f"{error}", re.IGNORECASE):
             raise
-        return Cubin(*_read_log(linker.get_info_log(), code))
-    raise AssertionError("unreachable: the second link returns or raises")
+    return _link([own, *map(_compiled, libraries)], arch)
 
 
-def _own_code(kernel, signature, block, machine):
-    code, _ = _front_end(compiler.compile, kernel, signature, block, machine)
-    return [code]
+def _link(codes, arch) -> Cubin:
+    options = LinkerOptions(arch=arch, link_time_optimization=True, verbose=True, ptxas_options=["-v"], no_cache=True)
+    linker = Linker(*(ObjectCode.from_ltoir(_bytes_of(code)) for code in codes), options=options)
+    code = bytes(linker.link("cubin").code)
+    return Cubin(*_read_log(linker.get_info_log(), code))
 
 
-def _all_code(kernel, signature, block, machine):
-    """The kernel's code and that of the libraries it calls, which NVRTC compiles (several seconds)."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "NVRTC log messages")  # deprecations in NVIDIA's own headers
-        codes, _ = _front_end(compiler.compile_all, kernel, signature, block, machine)
-    return [_bytes_of(code) for code in codes]
-
-
-def _front_end(compile_function, kernel, signature, block, machine):
+def _front_end(kernel, signature, block, machine):
+    """The kernel's code, then that of the libraries which it names: what of these is source, for `_compiled`."""
     with (
         _instead(dispatcher, "get_current_device", lambda: machine),
         _instead(nvvm, "compile_ir", _compile_rolled),
+        _instead(nvrtc, "compile", lambda *args, **options: (partial(_nvrtc_compile, *args, **options), None)),
         _instead(slicing, "fix_index", lambda builder, index, size: index),  # indices count from 0: none is negative
     ):
-        return compile_function(
+        codes, _ = compiler.compile_all(
             kernel,
             types.void(*signature),
             device=False,
@@ -106,6 +99,20 @@ def _front_end(compile_function, kernel, signature, block, machine):
             output="ltoir",
             launch_bounds=(block, BLOCKS_A_MULTIPROCESSOR),
         )
+    return codes
+
+
+_nvrtc_compile = nvrtc.compile
+
+
+def _compiled(library):
+    """A library's code; from source by NVRTC, which takes several seconds."""
+    if not isinstance(library, partial):
+        return library
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "NVRTC log messages")  # deprecations in NVIDIA's own headers
+        code, _ = library()
+    return code
 
 
 _nvvm_compile = nvvm.compile_ir
