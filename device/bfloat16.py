@@ -1,6 +1,6 @@
 """bfloat16 as bits: two values to a uint32, the lower half first. All functions are a thread's own."""
 
-from .backend import as_float32, bfloat16_pair, function, uint32
+from .backend import as_float32, bfloat16_pair, float32, function, uint16, uint32
 
 
 @function
@@ -19,6 +19,12 @@ def high(word):
 def pack(first, second):
     """Two float32 values as one word of bf16, rounded to nearest even."""
     return bfloat16_pair(first, second)
+
+
+@function
+def bf16_bits(value):
+    """A float32 value as bf16, rounded to nearest even."""
+    return uint16(pack(value, float32(0)))
 
 
 @function

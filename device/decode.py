@@ -10,6 +10,7 @@ Every token is a pass through all layers and reads every weight once. A prompt i
 from collections import namedtuple
 
 from .backend import (
+    anew,
     block_index,
     clock,
     float32,
@@ -89,7 +90,7 @@ def next_token(plan, stream, block, comm, ballot, request, record, generated, po
         product = product_of(plan, stages, pairs // 2, plan.lm_head_splits, plan.lm_head_columns, plan.low_terms)
         multiply(plan, stream, block.x, block.partial, product)
         sync_workers(plan)
-        at = generated * plan.vocab
+        at = anew(generated) * plan.vocab
         keep_logits(plan, block.partial, first, pairs, block.sums, comm.rank, block.logits, record, at)
         begun += tiles
     sync_workers(plan)
@@ -101,12 +102,12 @@ def next_token(plan, stream, block, comm, ballot, request, record, generated, po
 def generate(plan, stream, block, comm, channels, resident, cache, ballot, request, host, fed, step):
     """Feeds the prompt from token `fed` on, then every token that it chooses (block).
 
-    step: of the first layer, see `decode_layer`. Returns the one to go on with; the block's flags say why the request
+    step: of the first layer, see `decode_layer`. Returns how many passes it took; the block's flags say why the request
     ended.
     """
     limits = limits_of(comm)
     token, reason = request.prompt[fed], int64(RUNNING)
-    position = uint32(request.start + fed)
+    position = begin = uint32(request.start + fed)
     while reason == RUNNING:
         stop = wish_of_host(comm, host.control)
         begin_token(plan, resident, block, token, position)
@@ -115,7 +116,7 @@ def generate(plan, stream, block, comm, channels, resident, cache, ballot, reque
             decode_layer(plan, stream, block, comm, resident, cache, channels, layer, position, step, limits)
             layer, step = uint32(layer + 1), step + 1
         wish = False
-        fed = position - request.start + 1  # this pass's token too
+        fed = anew(position) - request.start + 1  # this pass's token too
         generated = fed - request.prompt_count  # before this pass, once it is not below 0
         if generated >= 0:
             token, wish = next_token(
@@ -131,7 +132,7 @@ def generate(plan, stream, block, comm, channels, resident, cache, ballot, reque
                 wish = agree_to_stop(plan, comm, ballot, stop, limits)
         position = uint32(position + 1)
         reason = has_ended(plan, request, block, generated + 1, token, wish, limits)
-    return step
+    return uint32(position - begin)
 
 
 @kernel
@@ -196,7 +197,7 @@ def decode(
     )
     if thread_index() == 0:
         ballot.epoch[0] = epochs[VOTE_EPOCH]  # for after the barrier with which passes begin
-    fed, reason, layers = int64(0), int64(RUNNING), int64(0)
+    fed, reason, layers, passes_taken = int64(0), int64(RUNNING), int64(0), uint32(0)
     if prompt_plan.tokens > 0 and prompt_count > 2:
         passes = open_passes(prompt_plan, local(CONTEXT_STATE_FIELDS, uint32))
         shown = Shown(prompt_x, prompt_rows, prompt_squares, prompt_queries, prompt_sums)
@@ -214,10 +215,13 @@ def decode(
         if is_feeder(plan):
             feed(plan, stream, weights, cache, prompt_count - 1 - fed, uint32(start + fed))
         else:
-            step = generate(plan, stream, block, comm, channels, resident, cache, ballot, request, host, fed, step)
+            passes_taken = generate(
+                plan, stream, block, comm, channels, resident, cache, ballot, request, host, fed, step
+            )
             close_stream(plan, stream)
         end_stream(plan, stream)
         reason = block.flags[REASON_FLAG]
     if block_index() == 0 and thread_index() == 0:
-        epochs[STEP_EPOCH], epochs[VOTE_EPOCH] = step, ballot.epoch[0]
+        epochs[STEP_EPOCH] += layers + passes_taken * plan.layers
+        epochs[VOTE_EPOCH] = ballot.epoch[0]
         store_release(progress, REASON, reason)

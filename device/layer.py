@@ -2,7 +2,7 @@
 
 from collections import namedtuple
 
-from .attention import Scratch, attend
+from .attention import TOGETHER, Scratch, attend
 from .backend import (
     anew,
     barrier_fence,
@@ -49,9 +49,8 @@ def open_block(plan, trace):
         shared(plan.shared_logits, plan.logits_count, float32),
         Scratch(
             shared(plan.shared_queries, plan.group * plan.head_dim, uint16),
-            shared(plan.shared_counts, plan.group, uint32),
-            shared(plan.shared_vectors, plan.attending * plan.attending_rows * plan.head_dim, float32),
-            shared(plan.shared_totals, plan.attending * plan.attending_rows * 2, float32),
+            shared(plan.shared_counts, TOGETHER, uint32),
+            shared(plan.shared_found, plan.attending * plan.attending_rows * plan.sum_row, float32),
             shared(plan.shared_rotation, plan.head_dim, float32),
         ),
         shared(plan.shared_residual, 2 * plan.hidden_local, float32),
@@ -102,7 +101,7 @@ def attention(plan, stream, block, comm, resident, cache, channels, layer, posit
     prefetch_norms(plan, resident.norms, row)
     publish_heads(plan, channels, block.partial, block.sums, resident.biases, layer, step)
     # no barrier: attention's scratch lies where x was, and nobody has read that since the product
-    attend(plan, cache, channels, block.scratch, layer, position, step, limits)
+    attend(plan, stream, cache, channels, block.scratch, layer, position, step, limits)
     mark(plan, block.trace, layer, half, ATTENDED)
     merge_parts(plan, channels, position, step, limits)
     mark(plan, block.trace, layer, half, PUBLISHED)

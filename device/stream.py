@@ -2,8 +2,9 @@
 
 The tiles of sequence.py come in its order, as long as the ring has room: they may lie several products, or a token,
 ahead of what the workers multiply. So the stream never waits for activations. A batch of tiles takes `plan.batch`
-stages of the ring; where a block's tiles of a product are no multiple of that, the last stages stay empty. Stage s of
-all that were ever filled belongs to worker warp s % warps.
+stages of the ring; where a block's tiles of a product are no multiple of that, the last stages stay empty. Of all
+stages that were ever filled with tiles number s belongs to worker warp s % warps. A page of the context
+takes a batch's place; who reads it is attention.py's to say.
 """
 
 from collections import namedtuple
@@ -92,6 +93,41 @@ def release_tile(plan, stream):
         barrier_arrive(stream.free, batch_of(plan, stream.state[STAGE]))
     advance(stream.state, STAGE, PARITY, plan.warps, plan.stages)
     stream.state[TILE] += uint32(plan.warps)
+
+
+@function
+def wait_page(plan, stream, number):
+    """Waits for page `number` of the context, where the workers have come to that; returns its batch (worker's warp).
+
+    The warp takes one of any `plan.attending` pages that follow each other, and workers meet before and behind them.
+    """
+    # The next tile's batch, whoever's it is, seen from the ring's turn before.
+    stage = uint32(stream.state[STAGE] + plan.stages - stream.state[TILE])
+    batches, batch = plan.stages // plan.batch, uint32(batch_of(plan, stage) + number)
+    turns = uint32(batch // uint32(batches))
+    batch, parity = uint32(batch - turns * batches), uint32(stream.state[PARITY] ^ (turns & 1) ^ 1)
+    if plan.short_context:
+        barrier_wait(stream.free, batch, parity ^ uint32(1))  # as `wait_tile` does in a short ring
+    barrier_wait(stream.landed, batch, parity)
+    return batch
+
+
+@function
+def release_page(plan, stream, batch):
+    """All lanes have read the page: its stages are free (worker's warp)."""
+    sync_warp()
+    if lane_index() == 0:
+        for _ in range(plan.batch):
+            barrier_arrive(stream.free, batch)
+
+
+@function
+def pass_pages(plan, stream, pages):
+    """The workers have come to what follows `pages` pages of the context (worker)."""
+    stage = uint32(stream.state[STAGE] + pages * plan.batch)
+    turns = uint32(stage // uint32(plan.stages))
+    stream.state[STAGE] = uint32(stage - turns * plan.stages)
+    stream.state[PARITY] ^= uint32(turns & 1)
 
 
 @function

@@ -9,11 +9,10 @@ from functools import cached_property
 from .model import Layout, ModelShape
 from .product import ceil_div, round_up
 from .prompt_plan import PromptPlan, most_tokens
-from .shared_memory import SharedMemory
+from .shared_memory import MOST_QUERIES, PAGE, SharedMemory
 
-__all__ = ["GRANULE", "Plan"]
+__all__ = ["PAGE", "Plan"]
 
-GRANULE = 16  # device/cache.py: positions that lie together in the cache
 MOST_TOGETHER = 4  # device/merge.py: pairs that a warp merges together
 MOST_BATCH = 4  # device/packets.py and norm.py: packets that a thread receives together
 AHEAD, AHEAD_CYCLES = 8, 900  # batches asked into the L2 behind a full ring, and how often one is
@@ -23,10 +22,10 @@ AHEAD, AHEAD_CYCLES = 8, 900  # batches asked into the L2 behind a full ring, an
 class Plan:
     """Passes over the model in the decode kernel; the same on every PE of the team.
 
-    grid blocks of `block` threads that multiply and one warp that feeds them, in warps of `warp`. The
-    context is split into `parts`, of which `abreast` take GRANULE positions in turn (device/cache.py). `put` sends
-    between PEs with NVSHMEM's put_signal. `trace` has the blocks note when each phase of a layer ended. `prompt` is the
-    plan of the passes that feed a prompt, at most `prefill_tokens` tokens each.
+    grid blocks of `block` threads that multiply and one warp that feeds them, in warps of `warp`. The context is split
+    into `parts`, of which `abreast` take pages in turn (device/cache.py). `put` sends between PEs with NVSHMEM's
+    put_signal. `trace` has the blocks note when each phase of a layer ended. `prompt` is the plan of the passes that
+    feed a prompt, at most `prefill_tokens` tokens each.
     """
 
     shape: ModelShape
@@ -74,13 +73,8 @@ class Plan:
 
     @property
     def cache_positions(self) -> int:
-        """Positions of the KV cache, in whole tiles of two granules (device/prompt/context.py)."""
-        return round_up(self.max_context, 2 * GRANULE)
-
-    @property
-    def granule_elements(self) -> int:
-        """Of a granule's keys, or values: dimensions in sixteens, as tensor cores take them."""
-        return GRANULE * round_up(self.shape.head_dim, 16)
+        """Positions of the KV cache, in whole pages."""
+        return round_up(self.max_context, PAGE)
 
     @cached_property
     def memory(self) -> SharedMemory:
@@ -138,7 +132,13 @@ class Plan:
             norm_eps=float(shape.norm_eps),
             score_scale=float(shape.head_dim**-0.5),
             cache_positions=self.cache_positions,
-            granule_elements=self.granule_elements,
+            granule_elements=memory.granule_elements,
+            page_elements=memory.page_elements,
+            sum_row=memory.sum_row,
+            attention_floats=ceil_div(MOST_QUERIES, self.warp) * (2 * shape.head_dim + 2),
+            settling=memory.settling or self.cache_positions,
+            query_sets=ceil_div(shape.group, MOST_QUERIES),
+            short_context=memory.short_context,
             attending=memory.attending,
             attending_rows=memory.attending_rows,
             pes=shape.tp,
@@ -161,7 +161,7 @@ class Plan:
             stage_elements=memory.stage_elements,
             parts=self.parts,
             abreast=self.abreast,
-            depth=memory.attending,
+            depth=memory.depth,
             units=shape.kv_heads * self.parts,
             hidden_pairs=shape.hidden // 2,
             hidden_local=layout.o.pairs_per_block,

@@ -2,10 +2,10 @@
 
 from .errors import InputError
 from .model import Layout, ModelShape
-from .plan import GRANULE, Plan
+from .plan import PAGE, Plan
 from .product import TILE_ROWS, ceil_div
 from .prompt_plan import LEAST_TOKENS, MOST_TOKENS
-from .shared_memory import MOST_ATTENDING
+from .shared_memory import pages_of_a_turn
 
 __all__ = ["MOST_TOKENS", "make_plan"]
 
@@ -37,8 +37,8 @@ def make_plan(
         raise InputError(f"prefill_tokens is {prefill_tokens}: {rule}")
     grid = _grid(shape, multiprocessors, max_tile_columns)
     most = max(1, grid // shape.kv_heads)
-    abreast = min(most, ABREAST, ceil_div(max_context, GRANULE))
-    turns = ceil_div(max_context, abreast * GRANULE * min(block // warp, MOST_ATTENDING))
+    abreast = min(most, ABREAST, ceil_div(max_context, PAGE))
+    turns = ceil_div(max_context, abreast * PAGE * pages_of_a_turn(block // warp))
     parts = abreast * min(turns, most // abreast)
     return Plan(
         *(shape, grid, block, warp, max_tile_columns, max_context, parts, abreast, put),

@@ -130,20 +130,15 @@ class PromptPlan:
         return max(ROWS, round_up(ceil_div(rows, bands), ROWS))
 
     @property
-    def sum_row(self) -> int:
-        """Floats of what a unit finds of a row: its sums, its highest score, the sum of its weights, and padding."""
-        return self.plan.shape.head_dim + 4
-
-    @property
     def sums(self) -> int:
         """Floats of what all units find."""
         bands = ceil_div(self.plan.shape.group * self.tokens, self.band)
-        return max(self.plan.grid, self.plan.shape.kv_heads * bands) * self.band * self.sum_row
+        return max(self.plan.grid, self.plan.shape.kv_heads * bands) * self.band * self.plan.memory.sum_row
 
     @property
     def _tile_bytes(self) -> int:
         """Of the context: keys and values of two granules."""
-        return 2 * 4 * self.plan.granule_elements
+        return 2 * 4 * self.plan.memory.granule_elements
 
     @property
     def tiles(self) -> int:
@@ -214,7 +209,7 @@ class PromptPlan:
             partial_count=self.sizes["ring"] // 4,
             warp_products=max(ceil_div(work.warp_rows * self.vectors, plan.warp) for work in self.works),
             band=self.band,
-            sum_row=self.sum_row,
+            sum_row=self.plan.memory.sum_row,
             places=self.tiles,
             attention_floats=ceil_div(ROWS, plan.warp) * (2 * plan.shape.head_dim + 2),
             vectors=self.vectors,

@@ -5,7 +5,7 @@ import numpy as np
 from .config import ModelConfig, rope_table
 from .errors import ShmemtpError
 from .model import load
-from .plan import GRANULE, Plan
+from .plan import PAGE, Plan
 from .weights import Checkpoint
 
 __all__ = ["ResidentModel"]
@@ -24,7 +24,7 @@ class ResidentModel:
     def __init__(self, device, config: ModelConfig, plan: Plan, rank: int, dummy: bool):
         self.config, self.plan, self._device = config, plan, device
         shape = plan.shape
-        cache = shape.layers * shape.kv_heads * plan.cache_positions // GRANULE * plan.granule_elements
+        cache = shape.layers * shape.kv_heads * plan.cache_positions // PAGE * plan.memory.page_elements
         embedding = shape.total_vocab * shape.hidden // 2
         self._check_memory(2 * plan.layout.elements + 4 * embedding + 4 * cache)
         plan.memory.check()  # before the weights, which take long

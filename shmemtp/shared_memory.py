@@ -7,7 +7,7 @@ from .errors import ShmemtpError
 from .model import Layout
 from .product import GROUP, TILE_ROWS, ceil_div, round_up
 
-__all__ = ["SharedMemory", "place"]
+__all__ = ["SharedMemory", "pages_of_a_turn", "place"]
 
 MOST_DEPTH = 8  # stages for each warp: more is far beyond what the memory's latency needs
 IN_FLIGHT = 3  # batches under way: with less bytes the memory is not at its full rate, with more it answers late
@@ -16,6 +16,7 @@ MOST_ATTENDING = 8  # warps that have a part's positions: each one's results sta
 MOST_QUERIES = 8  # device/attention.py: that a warp takes at once
 MBARRIER = 8  # bytes
 LINE = 128  # bytes: regions start on one
+GRANULE, PAGE = 16, 32  # device/cache.py: positions that tensor cores take together, and that lie together
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,34 @@ class SharedMemory:
         """Queries that they attend to together."""
         return min(self.layout.shape.group, MOST_QUERIES)
 
+    @property
+    def sum_row(self) -> int:
+        """float32 values of what a warp has found of a query, at multiples of 16 bytes."""
+        return self.layout.shape.head_dim + 4
+
+    @property
+    def granule_elements(self) -> int:
+        """Of a granule's keys, or values: dimensions in sixteens, as tensor cores take them."""
+        return GRANULE * round_up(self.layout.shape.head_dim, 16)
+
+    @property
+    def page_elements(self) -> int:
+        """Of a page's keys, or values."""
+        return PAGE // GRANULE * self.granule_elements
+
+    @property
+    def depth(self) -> int:
+        """Pages of a part in a turn."""
+        return pages_of_a_turn(self.warps)
+
     @cached_property
     def _scratch(self) -> dict[str, int]:
         """Bytes of attention's regions (device/attention.py), each a multiple of LINE."""
         shape = self.layout.shape
         sizes = {
             "queries": 2 * shape.group * shape.head_dim,
-            "counts": 4 * shape.group,
-            "vectors": 4 * self.attending * self.attending_rows * shape.head_dim,
-            "totals": 8 * self.attending * self.attending_rows,
+            "counts": 4 * MOST_QUERIES,
+            "found": 4 * self.attending * self.attending_rows * self.sum_row,
         }
         return {name: round_up(nbytes, LINE) for name, nbytes in sizes.items()}
 
@@ -96,7 +116,9 @@ class SharedMemory:
 
     @property
     def stage_elements(self) -> int:
-        return max(product.tile_elements for product in self.layout.products)
+        """Of the largest tile; a batch of stages has room for a page's keys and values, too."""
+        tiles = [product.tile_elements for product in self.layout.products]
+        return max(*tiles, ceil_div(2 * self.page_elements, self.batch))
 
     @property
     def _small_bytes(self) -> int:
@@ -117,8 +139,8 @@ class SharedMemory:
 
     @property
     def _least_batches(self) -> int:
-        """Room for a tile of each warp, and for what is fetched meanwhile."""
-        return max(2, ceil_div(self.warps, self.batch))
+        """Room for a tile of each warp, and for what is fetched meanwhile; for a page of each that attends."""
+        return max(2, ceil_div(self.warps, self.batch), self.attending)
 
     @property
     def fits(self) -> bool:
@@ -152,6 +174,23 @@ class SharedMemory:
         """
         return (self.stages - self.warps) // self.batch < self.in_flight
 
+    @property
+    def short_context(self) -> bool:
+        """The same where warps take pages of the context in turn."""
+        return self._batches - self.attending < self.in_flight
+
+    @property
+    def settling(self) -> int | None:
+        """How many tokens the feeder may be ahead of the workers; None where the ring sets no limit to that.
+
+        By the batches of weights that a token takes in the last block, which has the fewest.
+        """
+        least = 0
+        for product in self.layout.products[:4]:
+            before = product.tiles_per_block * (product.grid - 1)
+            least += ceil_div(max(0, min(product.tiles_per_block, product.tiles - before)), self.batch)
+        return ceil_div(self._batches, self.layout.shape.layers * least) if least else None
+
     @cached_property
     def offsets(self) -> dict[str, int]:
         """Where each region begins, in bytes; `end` is where the last one ends."""
@@ -159,6 +198,11 @@ class SharedMemory:
         regions = {**self.sizes, "ring": 2 * self.stages * self.stage_elements, **barriers}
         offsets = place(regions)
         return {**place(self._scratch, offsets["x"]), **offsets}
+
+
+def pages_of_a_turn(warps: int) -> int:
+    """Pages that a part takes before the next parts join: as many positions as if each warp had a granule."""
+    return ceil_div(min(warps, MOST_ATTENDING) * GRANULE, PAGE)
 
 
 def place(sizes: dict[str, int], at: int = 0) -> dict[str, int]:

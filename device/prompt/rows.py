@@ -1,6 +1,5 @@
 """What the rows of qkv and of gate_up become: queries, keys and values, and the MLP's activations."""
 
-from ..attention import bf16_bits
 from ..backend import (
     as_bits,
     as_float32,
@@ -19,7 +18,7 @@ from ..backend import (
     warp_index,
     warp_size,
 )
-from ..bfloat16 import pack
+from ..bfloat16 import bf16_bits, pack
 from ..cache import GRANULE, clear_value, granule_place, key_place, value_place
 from ..rope import normalise_head, rotate_head, rotate_pair
 from ..sequence import GATE_UP, QKV

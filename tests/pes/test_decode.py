@@ -8,7 +8,7 @@ from reference import Reference
 
 from shmemtp.config import load_config
 from shmemtp.device.backend import NAME
-from shmemtp.device.cache import GRANULE
+from shmemtp.device.cache import PAGE
 
 COUNT = 12
 MODELS = {
@@ -80,7 +80,7 @@ def test_a_context_in_parts(pe):
     threads = dict(block=2, warp=1) if NAME == "emulator" else {}
     llm = model(pe, folder, record_logits=COUNT, multiprocessors=2, **threads)
     assert llm.plan.parts == 2
-    assert 300 > llm.plan.memory.attending * llm.plan.parts * GRANULE
+    assert 300 > llm.plan.memory.depth * llm.plan.parts * PAGE
     assert_like_reference(llm, folder, np.random.default_rng(5).integers(0, 96, 293).tolist(), 8)
 
 
@@ -92,10 +92,23 @@ def test_parts_of_which_some_begin_later(pe, blocks, monkeypatch):
     threads = dict(block=2, warp=1) if NAME == "emulator" else {}
     llm = model(pe, folder, record_logits=COUNT, multiprocessors=blocks, prefill_tokens=1, **threads)
     assert (llm.plan.abreast, llm.plan.parts) == (1, blocks)
-    span = llm.plan.memory.attending * GRANULE
+    span = llm.plan.memory.depth * PAGE
     count = span * (blocks + 1) + 5 if NAME == "emulator" else span + 2  # on GPUs a part takes 128 positions
     prompt = np.random.default_rng(6).integers(0, 96, count).tolist()
     assert_like_reference(llm, folder, prompt, 8)
+
+
+@pytest.mark.parametrize("launch", [None, (3, 8, 1) if NAME == "emulator" else (5, 256, 32)], ids=["usual", "wide"])
+def test_positions_that_the_request_itself_has_stored(pe, launch):
+    """They come by the weight stream, whose feeder is ahead of those who store them: with more warps, by tokens."""
+    count = 70 if NAME == "emulator" else 100
+    folder = checkpoint(pe, "shallow", num_hidden_layers=1, intermediate_size=32)
+    llm = model(pe, folder, record_logits=count, **launch_options(launch))
+    assert (2 if launch else 1) <= llm.plan.memory.settling < count - 2 * PAGE
+    assert_like_reference(llm, folder, PROMPT[:3], count)
+    first = bits(logits_of(llm, count))
+    decode(llm, PROMPT[:3], count)
+    np.testing.assert_array_equal(bits(logits_of(llm, count)), first)
 
 
 def test_shapes_that_fit_nothing(pe):

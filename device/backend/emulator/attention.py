@@ -3,33 +3,10 @@
 from .bits import as_float32, bfloat16_pair
 from .words import exp, float32, function, lane_index, local, uint32, warp_size
 
-__all__ = ["attend_granules", "attend_tile", "begin_attention", "end_attention"]
+__all__ = ["attend_tile", "begin_attention", "end_attention"]
 
 LOWEST = -1e30  # a score below every real one, and far from overflow
 GRANULE, TILE = 16, 2  # positions of a granule; granules of a tile
-MOST_DIMENSIONS = 256
-
-
-@function
-def attend_granules(
-    queries, row, rows, counts, keys, values, at, step, first, stride, granules, head_dim, sums, totals
-):
-    """Flash attention (Dao et al., 2023) of up to eight queries (warp)."""
-    weights, query = local(GRANULE, float32), local(MOST_DIMENSIONS, float32)
-    for r in range(lane_index(), rows, warp_size()):
-        to = (first * rows + r) * head_dim
-        for d in range(head_dim):
-            query[d] = _bf16(queries[(row + r) * head_dim + d])
-        best, total = float32(LOWEST), float32(0)
-        for d in range(head_dim):
-            sums[to + d] = float32(0)
-        for n in range(first, granules, stride):
-            seen = counts[row + r] - min(n * GRANULE, counts[row + r])
-            place = at + n * step
-            best, total = _attend(
-                *(query, 0, seen, keys, place, values, place, head_dim, weights, sums, to, best, total),
-            )
-        totals[2 * (first * rows + r)], totals[2 * (first * rows + r) + 1] = best, total
 
 
 @function
@@ -45,7 +22,7 @@ def begin_attention(held, queries, at, rows, head_dim):
 
 @function
 def attend_tile(held, counts, row, rows, keys, k, values, v, position, head_dim):
-    """Two granules, one after the other."""
+    """Flash attention (Dao et al., 2023), one granule after the other."""
     weights, granule = local(GRANULE, float32), (head_dim + 15) // 16 * 256
     for r in range(lane_index(), rows, warp_size()):
         to = r // warp_size() * (2 * head_dim + 2)

@@ -29,7 +29,6 @@ __all__ = [
     "load_relaxed",
     "peer",
     "prefetch",
-    "prefetch_line",
     "store_relaxed",
     "store_release",
 ]
@@ -231,9 +230,3 @@ def await_copies(groups):
 def prefetch(array, i, nbytes):
     """The host's caches need no hint; on a GPU one beyond the array may be an error."""
     _check(array, i, nbytes)
-
-
-@function
-def prefetch_line(array, i):
-    """As `prefetch`."""
-    _check(array, i, array.itemsize)

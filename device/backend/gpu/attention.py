@@ -5,17 +5,15 @@ Source: PTX ISA, "movmatrix".
 
 from numba import cuda
 
-from .barriers import prefetch
 from .bits import as_bits, as_float32, bfloat16_pair
 from .matrix import FULL_WARP, mma
 from .vectors import load_pair, load_vector, store_pair
 from .words import exp, float32, function, lane_index, local, ptx, uint32
 
-__all__ = ["attend_granules", "attend_tile", "begin_attention", "end_attention"]
+__all__ = ["attend_tile", "begin_attention", "end_attention"]
 
 TILE = 2  # granules
 SCORES, WORDS = 4 * TILE, 2 * TILE  # of each lane, of a tile
-MOST_OPERANDS = 64  # words of each lane: a granule of heads of 256 dimensions
 LOWEST, LOW = -1e30, -1e29  # scores below every real one, and far from overflow
 
 
@@ -30,113 +28,6 @@ def _high(word):
 
 
 _transpose = ptx("movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;", "=r,r", uint32, uint32, convergent=True)
-
-
-@function
-def attend_granules(
-    queries, row, rows, counts, keys, values, at, step, first, stride, granules, head_dim, sums, totals
-):
-    """Flash attention (Dao, 2023) of up to eight queries (warp).
-
-    Scores are keys times queries, 16 positions x 8, and the sums values times weights, 16 dimensions x 8: keys and
-    values lie in the cache as operands. Lane (g, t) has queries 2t and 2t + 1 of both products: of the scores positions
-    g and g + 8, of the sums dimensions 2g and 2g + 1. Between the two, weights change their lanes.
-    """
-    group, query = lane_index() >> 2, (lane_index() & 3) * 2
-    own = min(uint32(query), uint32(rows - 1)), min(uint32(query + 1), uint32(rows - 1))
-    count = counts[row + own[0]], counts[row + own[1]]
-    best, total, kept = local(2, float32), local(2, float32), local(2, float32)
-    for i in range(2):
-        best[i], total[i] = float32(LOWEST), float32(0)
-    n = uint32(first)
-    while n < granules:
-        place, beyond = at + n * step, n + 2 * stride
-        if beyond < granules and lane_index() == 0:
-            prefetch(keys, at + beyond * step, 32 * ((head_dim + 15) // 16 * 16))
-            prefetch(values, at + beyond * step, 32 * ((head_dim + 15) // 16 * 16))
-        scores = local(4, float32)
-        _score(queries, row, rows, keys, place, head_dim, scores)
-        held = local(MOST_OPERANDS, uint32)
-        _load_operands(values, place, head_dim, held)
-        position = n * 16 + group
-        for i in range(4):
-            if position + 8 * (i >> 1) >= count[i & 1]:
-                scores[i] = float32(LOWEST)
-        for i in range(2):
-            top = max(best[i], max(scores[i], scores[i + 2]))
-            for distance in (4, 8, 16):
-                top = max(top, cuda.shfl_xor_sync(FULL_WARP, top, distance))
-            reference = max(top, float32(LOW))  # so that what is not seen weighs nothing
-            scores[i], scores[i + 2] = exp(scores[i] - reference), exp(scores[i + 2] - reference)
-            kept[i] = exp(best[i] - reference)
-            best[i] = top
-        early, late = bfloat16_pair(scores[0], scores[1]), bfloat16_pair(scores[2], scores[3])
-        total[0] = total[0] * kept[0] + (_low(early) + _low(late))
-        total[1] = total[1] * kept[1] + (_high(early) + _high(late))
-        _add_values(held, _transpose(early), _transpose(late), kept, n == first, head_dim, sums, first * rows, rows)
-        n = uint32(n + stride)
-    for i in range(2):
-        for distance in (4, 8, 16):
-            total[i] += cuda.shfl_xor_sync(FULL_WARP, total[i], distance)
-        if group == 0 and query + i < rows:
-            to = 2 * (first * rows + query + i)
-            totals[to], totals[to + 1] = best[i], total[i]
-
-
-@function
-def _load_operands(source, place, head_dim, held):
-    """A granule's keys or values: four words, an operand, for each sixteen dimensions (warp)."""
-    for chunk in range((head_dim + 15) // 16):
-        i = 4 * chunk
-        held[i], held[i + 1], held[i + 2], held[i + 3] = load_vector(source, place + chunk * 256 + lane_index() * 8)
-
-
-@function
-def _score(queries, row, rows, keys, place, head_dim, scores):
-    """A granule's keys times the queries, a lane's own four (warp)."""
-    group, column = lane_index() >> 2, (lane_index() & 3) * 4
-    query = (row + min(group, rows - 1)) * head_dim + column
-    held = local(MOST_OPERANDS, uint32)
-    _load_operands(keys, place, head_dim, held)
-    s, r = local(4, float32), local(4, float32)  # of even and odd chunks: an mma waits for the one that it adds to
-    for i in range(4):
-        s[i] = r[i] = float32(0)
-    for chunk in range((head_dim + 15) // 16):
-        i, v = 4 * chunk, (uint32(0), uint32(0))
-        if chunk * 16 + column < head_dim:
-            v = load_pair(queries, query + chunk * 16)
-        if chunk & 1:
-            r[0], r[1], r[2], r[3] = mma(held[i], held[i + 1], held[i + 2], held[i + 3], *v, r[0], r[1], r[2], r[3])
-        else:
-            s[0], s[1], s[2], s[3] = mma(held[i], held[i + 1], held[i + 2], held[i + 3], *v, s[0], s[1], s[2], s[3])
-    for i in range(4):
-        scores[i] = s[i] + r[i]
-
-
-@function
-def _add_values(held, early, late, kept, is_first, head_dim, sums, to, rows):
-    """sums[to + q] = sums[to + q] * kept[q & 1] + values times weights, a lane's own queries and dimensions (warp)."""
-    group, query = lane_index() >> 2, (lane_index() & 3) * 2
-    mixed, nothing = local(MOST_OPERANDS, float32), float32(0)
-    for chunk in range((head_dim + 15) // 16):
-        i = 4 * chunk
-        mixed[i], mixed[i + 1], mixed[i + 2], mixed[i + 3] = mma(
-            *(held[i], held[i + 1], held[i + 2], held[i + 3], early, late),
-            *(nothing, nothing, nothing, nothing),
-        )
-    for half in range(2):
-        if query + half < rows:
-            at = (to + query + half) * head_dim + 2 * group
-            if not is_first:
-                for chunk in range((head_dim + 15) // 16):
-                    if chunk * 16 + group * 2 < head_dim:
-                        i = 4 * chunk + half
-                        mixed[i] += sums[at + 16 * chunk] * kept[half]
-                        mixed[i + 2] += sums[at + 16 * chunk + 1] * kept[half]
-            for chunk in range((head_dim + 15) // 16):
-                if chunk * 16 + group * 2 < head_dim:
-                    i = 4 * chunk + half
-                    sums[at + 16 * chunk], sums[at + 16 * chunk + 1] = mixed[i], mixed[i + 2]
 
 
 @function
@@ -157,13 +48,19 @@ def begin_attention(held, queries, at, rows, head_dim):
 
 @function
 def attend_tile(held, counts, row, rows, keys, k, values, v, position, head_dim):
-    """As `attend_granules` does one granule, but two at once, and with the sums in registers."""
+    """Flash attention (Dao, 2023) of up to eight queries (warp).
+
+    Scores are keys times queries, 16 positions x 8, and the sums values times weights, 16 dimensions x 8: keys and
+    values lie in the cache as operands. Lane (g, t) has queries 2t and 2t + 1 of both products: of the scores positions
+    g and g + 8, of the sums dimensions 2g and 2g + 1. Between the two, weights change their lanes.
+    """
     group, query, chunks = lane_index() >> 2, (lane_index() & 3) * 2, (head_dim + 15) // 16
     count = counts[row + min(query, rows - 1)], counts[row + min(query + 1, rows - 1)]
     scores, kept, words = local(SCORES, float32), local(2, float32), local(WORDS, uint32)
     _score_tile(held, keys, k, head_dim, scores)
+    first = uint32(position + group)
     for i in range(SCORES):
-        if position + group + 8 * (i >> 1) >= count[i & 1]:
+        if uint32(first + 8 * (i >> 1)) >= count[i & 1]:
             scores[i] = float32(LOWEST)
     for i in range(2):
         best, total = 4 * chunks + i, 4 * chunks + 2 + i

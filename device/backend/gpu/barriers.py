@@ -24,7 +24,6 @@ __all__ = [
     "commit_copies",
     "copy_async",
     "prefetch",
-    "prefetch_line",
     "sync_threads",
 ]
 
@@ -88,7 +87,6 @@ _copy = ptx("cp.async.cg.shared.global [$0], [$1], 16;", "r,l,~{memory}", types.
 _commit = ptx("cp.async.commit_group;", "~{memory}", types.void)
 _await = ptx("cp.async.wait_group $0;", "n,~{memory}", types.void, uint32)
 _prefetch = ptx("cp.async.bulk.prefetch.L2.global [$0], $1;", "l,r,~{memory}", types.void, uint64, uint32)
-_prefetch_line = ptx("prefetch.global.L1 [$0];", "l,~{memory}", types.void, uint64)
 _fence_proxy = ptx("fence.proxy.async.shared::cta;", "~{memory}", types.void)
 _fence_all_proxies = ptx("fence.proxy.async;", "~{memory}", types.void)
 
@@ -146,11 +144,6 @@ def bulk_load(target, to, source, start, nbytes, array, i, once=True):
 @function
 def prefetch(array, i, nbytes):
     _prefetch(address(array, int64(i)), uint32(nbytes))
-
-
-@function
-def prefetch_line(array, i):
-    _prefetch_line(address(array, int64(i)))
 
 
 @function

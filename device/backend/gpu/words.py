@@ -59,10 +59,11 @@ def ptx(text, constraints, result, *arguments, pure=False, convergent=False):
 
 # --- indices and barriers ---
 
-# Read anew at each use: what is computed from an index that the compiler may keep, it keeps in registers over the whole
-# of a persistent kernel's loop, until they spill.
+# Read anew at each use: what is computed from one that the compiler may keep stays in registers, until they spill.
 _thread = ptx("mov.u32 $0, %tid.x;", "=r", uint32)
 _block = ptx("mov.u32 $0, %ctaid.x;", "=r", uint32)
+_block_size = ptx("mov.u32 $0, %ntid.x;", "=r", uint32)
+_grid_size = ptx("mov.u32 $0, %nctaid.x;", "=r", uint32)
 
 
 @function
@@ -77,12 +78,12 @@ def block_index():
 
 @function
 def block_size():
-    return int64(cuda.blockDim.x)
+    return int64(_block_size())
 
 
 @function
 def grid_size():
-    return int64(cuda.gridDim.x)
+    return int64(_grid_size())
 
 
 @function
