@@ -111,8 +111,7 @@ def _fetch_page(plan, stream, cache, cursor, passes, batch, to):
         bulk_load(stream.ring, to, cache.keys, at, nbytes, stream.landed, batch, once=False)
         bulk_load(stream.ring, to + plan.page_elements, cache.values, at, nbytes, stream.landed, batch, once=False)
     else:
-        prefetch(cache.keys, at, 2 * plan.page_elements)
-        prefetch(cache.values, at, 2 * plan.page_elements)
+        _ask_for_page(plan, cache, at)
         barrier_arrive(stream.landed, batch)
 
 
@@ -121,8 +120,13 @@ def _ask(plan, weights, cache, cursor, passes):
     """Has the next batch come to the L2 (thread)."""
     if cursor[PRODUCT] == CONTEXT:
         at, _ = next_page(plan, cursor, passes)
-        prefetch(cache.keys, at, 2 * plan.page_elements)
-        prefetch(cache.values, at, 2 * plan.page_elements)
+        _ask_for_page(plan, cache, at)
     else:
         at, nbytes = next_batch(plan, cursor, passes)
         prefetch(weights, at, nbytes)
+
+
+@function
+def _ask_for_page(plan, cache, at):
+    prefetch(cache.keys, at, 2 * plan.page_elements)
+    prefetch(cache.values, at, 2 * plan.page_elements)
