@@ -99,7 +99,7 @@ def attend_pages(plan, stream, cache, scratch, part, first, some):
         batch = wait_page(plan, stream, page)
         keys = place_of(plan, batch)
         values = uint32(keys + plan.page_elements)
-        if page >= part.settled and not (page == part.newest and first == 0):
+        if page >= part.settled and not (page == part.fresh and first == 0):
             half = uint32(0)
             while half < 2:
                 copy_half(plan, stream, cache, part, page, half == 1, values if half == 1 else keys)

@@ -1,7 +1,8 @@
 """The KV cache: how its positions go to parts of the context, and where it has each of them.
 
-A unit of attention is one KV head and one part of the context. A position belongs to one part for good, so its keys and
-values are written and read by one block only and need no order beyond the block's barrier.
+A unit of attention is one KV head and one part of the context. A position belongs to one part for good, so of generated
+tokens its keys and values are stored and read by one block only: by the block's workers, and by its feeder once they
+are settled.
 
 Positions go to parts a page of PAGE at a time, to `plan.abreast` parts in turn. When each of these has `plan.depth`
 pages it is the turn of the next `plan.abreast` of the `plan.parts` parts, and after the last ones of the first again.
@@ -10,7 +11,7 @@ So a short context has few parts to merge, and a long one has all blocks at work
 
 from collections import namedtuple
 
-from .backend import function, uint16, uint32
+from .backend import block_index, function, thread_index, uint16, uint32
 
 GRANULE = 16  # positions whose keys, or values, tensor cores take together
 PAGE = 2 * GRANULE  # positions that lie together
@@ -108,8 +109,26 @@ def value_place(n, d):
 
 @function
 def clear_value(plan, values, granule, n, d):
-    """Dimensions d and d + head_dim / 2 of a granule's position n, which is not read yet, though loaded (thread).
+    """Dimensions d and d + head_dim / 2 of a granule's position n, which is loaded before it has a token (thread).
 
     An overflow of an earlier request may have left there what is no number even times a weight of 0.
     """
     values[granule + value_place(n, d)] = values[granule + value_place(n, d + plan.head_dim // 2)] = uint16(0)
+
+
+@function
+def clear_page(plan, cache, position):
+    """Clears the values behind `position` in its page, of all layers, where one of the block's units has it (block)."""
+    half, n = plan.head_dim // 2, uint32(position % PAGE)
+    rows, unit = uint32(PAGE - n), uint32(block_index())
+    while unit < plan.units:
+        head, part = head_and_part(plan, unit)
+        i = uint32(thread_index())
+        while i < plan.layers * rows * half and owns(plan, part, position):
+            number = uint32(i // uint32(half))
+            layer, d = uint32(number // rows), uint32(i - number * half)
+            row = uint32(n + number - layer * rows)
+            granule = granule_place(plan, layer, head, position - n + row)
+            clear_value(plan, cache.values, granule, row % uint32(GRANULE), d)
+            i = uint32(i + plan.block)
+        unit = uint32(unit + plan.grid)

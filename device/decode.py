@@ -26,7 +26,7 @@ from .backend import (
     uint32,
     uint64,
 )
-from .cache import Cache
+from .cache import Cache, clear_page
 from .communicator import limits_of
 from .feeder import feed
 from .layer import Resident, begin_token, decode_layer, open_block
@@ -108,6 +108,8 @@ def generate(plan, stream, block, comm, channels, resident, cache, ballot, reque
     limits = limits_of(comm)
     token, reason = request.prompt[fed], int64(RUNNING)
     position = begin = uint32(request.start + fed)
+    if fed == 0:  # a prompt's passes have done so, too
+        clear_page(plan, cache, position)
     while reason == RUNNING:
         stop = wish_of_host(comm, host.control)
         begin_token(plan, resident, block, token, position)

@@ -46,9 +46,9 @@ PLACES = 4
 
 @function
 def feed(plan, stream, weights, cache, first_wanted, position):
-    """Fetches tiles until the workers need no more; no copy is under way then (the feeder's warp).
+    """Fetches tiles and pages until the workers need no more; no copy is under way then (the feeder's warp).
 
-    weights: uint16 bf16 in device memory. first_wanted, position: see sequence.Passes.
+    weights: uint16 bf16 in device memory. cache: see cache.py. first_wanted, position: see sequence.Passes.
     """
     passes = Passes(first_wanted, position)
     if lane_index() == 0:
@@ -103,7 +103,7 @@ def _fetch(plan, stream, weights, cache, places, cursor, passes):
 def _fetch_page(plan, stream, cache, cursor, passes, batch, to):
     """A page's keys, then its values; only a place for what the workers have not stored yet (thread)."""
     if cursor[FIRST] == 0:
-        bulk_fence()  # the workers stored them, tokens ago
+        bulk_fence()  # the workers have stored the round's settled pages, tokens ago
     at, settled = next_page(plan, cursor, passes)
     if settled:
         nbytes = 2 * plan.page_elements

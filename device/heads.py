@@ -14,7 +14,7 @@ from .backend import (
     warp_size,
 )
 from .bfloat16 import bf16_bits
-from .cache import GRANULE, PAGE, clear_value, granule_place, key_place, owns, value_place
+from .cache import GRANULE, PAGE, clear_value, granule_place, key_place, value_place
 from .packets import receive_batch, wait_for_packet
 from .part import NO_PAGE, copy_half, place_of
 from .rope import normalise_head, rotate_head
@@ -24,8 +24,8 @@ from .watch import QUERY
 
 @function
 def receive_heads(plan, stream, cache, channels, scratch, part, position, step, limits):
-    """The group's queries to `scratch`, and the new key and value where this part has them (block)."""
-    count = plan.group + (2 if owns(plan, part.number, position) else 0)
+    """The group's queries to `scratch`, the new key and value where the part has them, and a fresh page (block)."""
+    count = plan.group + (2 if part.owns or part.fresh != NO_PAGE else 0)
     number = warp_index()
     while number < count:
         receive_head(plan, stream, cache, channels, scratch, part, number, position, step, limits)
@@ -36,7 +36,7 @@ def receive_heads(plan, stream, cache, channels, scratch, part, position, step, 
 def receive_head(plan, stream, cache, channels, scratch, part, vector, position, step, limits):
     """A query of the group, or its key or value: normalised and rotated as it must be, rounded to bf16 (warp).
 
-    Keys and values go to the cache, and into their page's place in the ring, where what the cache has of the page has
+    Keys and values go to the cache, and into a fresh page's place in the ring, where what the cache has of the page has
     come while they were awaited.
     """
     half, n = plan.head_dim // 2, uint32(position % PAGE)
@@ -47,10 +47,13 @@ def receive_head(plan, stream, cache, channels, scratch, part, vector, position,
     if is_new:
         source = plan.heads + (vector - plan.group) * plan.kv_heads + part.head
         find_places(plan, is_value, n, places)
-        if part.newest != NO_PAGE:
-            near = place_of(plan, wait_page(plan, stream, part.newest))
+        if part.fresh != NO_PAGE:
+            near = place_of(plan, wait_page(plan, stream, part.fresh))
             near = uint32(near + (plan.page_elements if is_value else 0))
-            copy_half(plan, stream, cache, part, part.newest, is_value, near)
+            copy_half(plan, stream, cache, part, part.fresh, is_value, near)
+        if not part.owns:
+            await_copies(0)
+            return
     at = plan.channel_qkv + 4 * ((step & 1) * plan.qkv_pairs + source * half)
     data, x, y = local(plan.head_words, uint32), local(plan.head_turns, float32), local(plan.head_turns, float32)
     wait_for_packet(channels, at, uint32(step), limits, QUERY)
@@ -68,7 +71,7 @@ def receive_head(plan, stream, cache, channels, scratch, part, vector, position,
         await_copies(0)
         sync_warp()
         begins = is_value and n == 0
-        if part.newest != NO_PAGE:
+        if part.fresh != NO_PAGE:
             store_new(plan, stream.ring, near, places, x, y, begins)
         store_new(plan, cache.values if is_value else cache.keys, page, places, x, y, begins)
     else:

@@ -5,9 +5,10 @@ from collections import namedtuple
 from .backend import commit_copies, copy_async, function, lane_index, uint32, warp_size
 from .cache import first_position, granule_place, owns, pages_of_part, settled_pages
 
-Part = namedtuple("Part", "layer head number pages settled newest")
+Part = namedtuple("Part", "layer head number pages settled owns fresh")
 Part.__doc__ = """A part of a layer's KV head. number: of the part. pages: how many it has. settled: how many of them
-the feeder fetches. newest: the page in whose place the token's key and value go as they come, or NO_PAGE."""
+the feeder fetches. owns: whether the token's position is one of the part's. fresh: the last page, where the workers
+bring it to its place while they await queries, or NO_PAGE."""
 NO_PAGE = uint32(0xFFFFFFFF)
 PIECE = 8  # elements that a lane copies at once
 
@@ -16,9 +17,10 @@ PIECE = 8  # elements that a lane copies at once
 def part_of(plan, layer, head, number, position):
     """See Part (thread)."""
     pages = pages_of_part(plan, number, position + 1)
+    settled = settled_pages(plan, number, position)
     is_near = pages <= plan.stages // plan.batch  # then the last page has its place before the first one is read
-    newest = uint32(pages - 1) if is_near and owns(plan, number, position) else NO_PAGE
-    return Part(layer, head, number, pages, settled_pages(plan, number, position), newest)
+    fresh = uint32(pages - 1) if is_near and settled < pages else NO_PAGE
+    return Part(layer, head, number, pages, settled, owns(plan, number, position), fresh)
 
 
 @function

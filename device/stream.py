@@ -72,7 +72,7 @@ def batch_of(plan, stage):
 def wait_tile(plan, stream, columns):
     """Waits for the warp's next tile, of so many columns; returns where it starts in the ring (worker's warp).
 
-    The copy engine depends on no other PE or block: this is the one wait without a limit.
+    The copy engine depends on no other PE or block: this wait and that of a page have no limit.
     """
     stage = stream.state[STAGE]
     batch = batch_of(plan, stage)
@@ -99,7 +99,9 @@ def release_tile(plan, stream):
 def wait_page(plan, stream, number):
     """Waits for page `number` of the context, where the workers have come to that; returns its batch (worker's warp).
 
-    The warp takes one of any `plan.attending` pages that follow each other, and workers meet before and behind them.
+    Each of `plan.attending` warps takes one of as many pages that follow each other, and the ring has room for all of
+    these; workers meet before the first and behind the last. Any warp may wait for one that the ring holds with the
+    first.
     """
     # The next tile's batch, whoever's it is, seen from the ring's turn before.
     stage = uint32(stream.state[STAGE] + plan.stages - stream.state[TILE])

@@ -16,7 +16,7 @@ __all__ = ["BUILT_IN", "ModelConfig", "RopeScaling", "load_config", "rope_table"
 Json = dict[str, Any]
 
 _QWEN = {"num_key_value_heads": 32, "max_position_embeddings": 32768}
-MOST_HEAD_DIM = 256  # a warp of attention has a granule of keys in its registers
+MOST_HEAD_DIM = 256  # a warp of attention has its queries, and the sums of their values, in its registers
 _LLAMA_TOKENS = {"bos_token_id": 1, "eos_token_id": 2}
 _MISTRAL = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
 # The architectures supported, each with what transformers assumes where config.json leaves a key out.

@@ -136,7 +136,7 @@ class Plan:
             page_elements=memory.page_elements,
             sum_row=memory.sum_row,
             attention_floats=ceil_div(MOST_QUERIES, self.warp) * (2 * shape.head_dim + 2),
-            settling=memory.settling or self.cache_positions,
+            settling=memory.settling,
             query_sets=ceil_div(shape.group, MOST_QUERIES),
             short_context=memory.short_context,
             attending=memory.attending,

@@ -12,10 +12,12 @@ __all__ = ["SharedMemory", "pages_of_a_turn", "place"]
 MOST_DEPTH = 8  # stages for each warp: more is far beyond what the memory's latency needs
 IN_FLIGHT = 3  # batches under way: with less bytes the memory is not at its full rate, with more it answers late
 LIGHT_LAYER = 640 * 1024  # a layer with fewer bytes for each block is bound by its hops, not by the memory's rate
-MOST_ATTENDING = 8  # warps that have a part's positions: each one's results stand in shared memory
+MOST_ATTENDING = 8  # warps that have a part's pages: each one's results stand in shared memory
+ATTENDED = 128 * 1024  # bytes of the ring that their pages may take
 MOST_QUERIES = 8  # device/attention.py: that a warp takes at once
 MBARRIER = 8  # bytes
 LINE = 128  # bytes: regions start on one
+ALIGNED = 8  # elements: what copies and vectors begin at multiples of
 GRANULE, PAGE = 16, 32  # device/cache.py: positions that tensor cores take together, and that lie together
 
 
@@ -43,8 +45,8 @@ class SharedMemory:
 
     @property
     def attending(self) -> int:
-        """Warps of a block that have a part's positions in turn."""
-        return min(self.warps, MOST_ATTENDING)
+        """Warps of a block that have a part's pages in turn."""
+        return min(self.warps, MOST_ATTENDING, ATTENDED // (4 * self.page_elements))
 
     @property
     def attending_rows(self) -> int:
@@ -118,7 +120,7 @@ class SharedMemory:
     def stage_elements(self) -> int:
         """Of the largest tile; a batch of stages has room for a page's keys and values, too."""
         tiles = [product.tile_elements for product in self.layout.products]
-        return max(*tiles, ceil_div(2 * self.page_elements, self.batch))
+        return max(*tiles, round_up(ceil_div(2 * self.page_elements, self.batch), ALIGNED))
 
     @property
     def _small_bytes(self) -> int:
@@ -139,7 +141,10 @@ class SharedMemory:
 
     @property
     def _least_batches(self) -> int:
-        """Room for a tile of each warp, and for what is fetched meanwhile; for a page of each that attends."""
+        """Room for a tile of each warp, and for what is fetched meanwhile; for a page of each warp that attends.
+
+        With fewer a warp's first page might lie two turns of the ring ahead, which parities cannot tell from none.
+        """
         return max(2, ceil_div(self.warps, self.batch), self.attending)
 
     @property
@@ -176,20 +181,20 @@ class SharedMemory:
 
     @property
     def short_context(self) -> bool:
-        """The same where warps take pages of the context in turn."""
+        """The same where warps take pages in turn: the one that the warp had before lies `attending` batches back."""
         return self._batches - self.attending < self.in_flight
 
     @property
-    def settling(self) -> int | None:
-        """How many tokens the feeder may be ahead of the workers; None where the ring sets no limit to that.
+    def settling(self) -> int:
+        """How many tokens the feeder may be ahead of the workers.
 
-        By the batches of weights that a token takes in the last block, which has the fewest.
+        By the batches of weights that a token takes in the last block, which has the fewest, but rows of o.
         """
         least = 0
         for product in self.layout.products[:4]:
             before = product.tiles_per_block * (product.grid - 1)
             least += ceil_div(max(0, min(product.tiles_per_block, product.tiles - before)), self.batch)
-        return ceil_div(self._batches, self.layout.shape.layers * least) if least else None
+        return ceil_div(self._batches, self.layout.shape.layers * least)
 
     @cached_property
     def offsets(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """How matrices are cut into tiles, and what of them fits a block."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,15 +60,27 @@ def test_a_ring_that_is_not_short_has_landed_before_it_comes_round(name, tp, blo
             assert before // memory.batch <= had // memory.batch - memory.in_flight
 
 
+@pytest.mark.parametrize("columns", [64, 512, 576, 640, 2048])
+@pytest.mark.parametrize("head_dim", [64, 128, 192, 256])
+def test_the_ring_has_room_for_pages(columns, head_dim):
+    """At multiples of 16 bytes, in the place of any batch of tiles; one for each warp that attends."""
+    config = replace(load_config("llama-3.1-8b"), head_dim=head_dim)
+    memory = make_plan(model_shape(config, 1), 64, 132, 227 << 10, 480, 32, max_tile_columns=columns).memory
+    place = memory.batch * memory.stage_elements
+    assert place % 8 == 0 and place >= 2 * memory.page_elements
+    if columns <= 640:  # larger tiles leave room for few
+        assert memory.fits and memory.stages // memory.batch >= memory.attending >= 4
+
+
 @pytest.mark.parametrize(
     ("tp", "context", "parts", "abreast"),
     [
-        *[(8, 64, 4, 4), (8, 512, 32, 32), (8, 4096, 32, 32), (8, 4097, 64, 32), (8, 8193, 96, 32)],
+        *[(8, 64, 2, 2), (8, 512, 16, 16), (8, 4096, 32, 32), (8, 4097, 64, 32), (8, 8193, 96, 32)],
         *[(8, 131072, 128, 32), (4, 131072, 64, 32), (1, 131072, 16, 16)],
     ],
 )
 def test_a_long_context_has_as_many_parts_as_blocks_can_take(tp, context, parts, abreast):
-    """A block of eight warps takes 128 positions in one turn: parts beyond the first 32 begin behind 4096."""
+    """A part takes four pages, 128 positions, in one turn: parts beyond the first 32 begin behind 4096."""
     plan = make_plan(model_shape(load_config("llama-3.1-8b"), tp), context, 132, 227 << 10, 480, 32)
     assert (plan.parts, plan.abreast) == (parts, abreast)
 

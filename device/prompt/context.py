@@ -19,10 +19,10 @@ from ..backend import (
     uint32,
     uint64,
 )
-from ..cache import GRANULE, granule_place
+from ..cache import PAGE, granule_place
 from ..workers import sync_workers
 
-TILE = 2 * GRANULE  # positions
+TILE = PAGE  # positions
 PLACE, PARITY = range(2)
 STATE_FIELDS = 2
 Context = namedtuple("Context", "state tiles landed")

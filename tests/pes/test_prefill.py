@@ -7,6 +7,7 @@ from reference import Reference
 
 import shmemtp
 from shmemtp.device.backend import NAME
+from shmemtp.device.cache import GRANULE
 from shmemtp.errors import InputError
 
 STEPS = 3
@@ -105,6 +106,25 @@ def test_what_an_overflow_left_in_the_cache(pe, length):
     values.fill(np.full(values.shape, 0x7FC0, np.uint16))
     chosen = decode(llm, PROMPT[:length], STEPS)
     right = Reference(folder).logits(PROMPT[:length] + chosen[:-1])[-STEPS:]
+    assert_close(logits_of(llm, STEPS), right, chosen)
+
+
+@pytest.mark.parametrize("cut", [5, 20])  # in each granule of a page
+def test_what_an_overflow_left_behind_the_start_of_a_request(pe, cut):
+    """Without a prompt's pass, which clears what is behind it."""
+    folder = checkpoint(pe, "llama", **MODELS["llama"][1])
+    llm = model(pe, folder, record_logits=STEPS, prefill_tokens=1)
+    decode(llm, PROMPT[:cut], 1)
+    shape, values = llm.plan.shape, llm.loop._model.values
+    found = values.numpy().reshape(shape.layers * shape.kv_heads, -1, llm.plan.memory.granule_elements)
+    n, d = np.meshgrid(range(GRANULE), range(shape.head_dim))
+    places = d // 16 * 256 + d // 2 % 8 * 32 + n // 2 % 4 * 8 + n // 8 * 4 + d % 2 * 2 + n % 2  # value_place
+    for granule in range(found.shape[1]):
+        found[:, granule, places[GRANULE * granule + n >= cut]] = 0x7FC0
+    values.fill(found.reshape(-1))
+    llm.loop.start(PROMPT[cut : cut + 1], STEPS, position=cut)
+    chosen = list(llm.loop.tokens())
+    right = Reference(folder).logits(PROMPT[: cut + 1] + chosen[:-1])[-STEPS:]
     assert_close(logits_of(llm, STEPS), right, chosen)
 
 

@@ -1,4 +1,4 @@
-"""Attention over granules of the cache, a query to a lane. The contract is in ../README.md."""
+"""Attention over granules in shared memory, a query to a lane. The contract is in ../README.md."""
 
 from .bits import as_float32, bfloat16_pair
 from .words import exp, float32, function, lane_index, local, uint32, warp_size

@@ -1,4 +1,4 @@
-"""Attention of eight queries over granules of the cache, in one warp's registers. The contract is in ../README.md.
+"""Attention of eight queries over granules in shared memory, in one warp's registers. The contract is in ../README.md.
 
 Source: PTX ISA, "movmatrix".
 """
