@@ -4,8 +4,8 @@ A unit is one KV head and one part of the context (cache.py). Its pages go to it
 computes the softmax-weighted values of its positions for the `group` query heads that share the KV head. The block
 publishes their sum with its maximum and the sum of the weights, and the blocks then merge the parts (merge.py).
 
-Keys and values come by the weight stream, in pages, ahead of their use. Of those of the newest positions, which the
-feeder might fetch too early, the stream has but the place: the workers bring them there.
+Keys and values come by the weight stream, in pages, ahead of their use. A page of the newest positions, which the
+feeder might fetch too early, has only its place in the stream: the workers bring it there.
 """
 
 from collections import namedtuple
@@ -120,7 +120,7 @@ def attend_pages(plan, stream, cache, scratch, part, first, some):
 
 @function
 def publish_part(plan, channels, scratch, unit, first, some, warps, step):
-    """The unit's result for `some` queries from number `first` on, of so many warps' granules (block).
+    """The unit's result for `some` queries from number `first` on, of so many warps (block).
 
     As packets: for each query head_dim / 2 pairs, then its maximum and sum of weights.
     """

@@ -81,7 +81,7 @@ def next_token(plan, stream, block, comm, ballot, request, record, generated, po
 
     lm_head has many more rows than a layer's products: it is multiplied in turns, as `partial` has room for.
     """
-    begun = 0
+    begun, rank = 0, anew(comm.rank)  # or what follows from it would take registers all the time
     while begun < plan.lm_head_tiles:
         tiles = min(plan.lm_head_turn, plan.lm_head_tiles - begun)
         first, pairs = pairs_of(begun, plan.lm_head_splits), pairs_of(tiles, plan.lm_head_splits)
@@ -91,10 +91,10 @@ def next_token(plan, stream, block, comm, ballot, request, record, generated, po
         multiply(plan, stream, block.x, block.partial, product)
         sync_workers(plan)
         at = anew(generated) * plan.vocab
-        keep_logits(plan, block.partial, first, pairs, block.sums, comm.rank, block.logits, record, at)
+        keep_logits(plan, block.partial, first, pairs, block.sums, rank, block.logits, record, at)
         begun += tiles
     sync_workers(plan)
-    first_token = comm.rank * plan.vocab + block_index() * plan.lm_head_rows
+    first_token = rank * plan.vocab + block_index() * plan.lm_head_rows
     return choose(plan, comm, ballot, block.logits, first_token, request, position, stop, limits)
 
 

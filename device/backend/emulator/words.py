@@ -48,7 +48,7 @@ __all__ = [
     "warp_size",
 ]
 
-POLLS_BETWEEN_CHECKS = 16  # each may wait for a core
+POLLS_BETWEEN_CHECKS = 1  # a poll may wait for a core
 
 # --- indices ---
 
