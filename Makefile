@@ -27,9 +27,9 @@ demo: $(VENV)/.demo
 	    --prompt shmemtp --max-new-tokens 400
 
 # The SPMD suites run inside tests/test_spmd.py, under mpirun: one pytest run, and its last line tells of all tests.
-# Two workers, which take whole files: half of the time goes to tests that keep one core busy.
+# Two workers: half of the time goes to tests that keep one core busy.
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests $(SPMD:%=--ignore %)
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder tests $(SPMD:%=--ignore %)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check $(SOURCES)

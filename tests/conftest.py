@@ -5,7 +5,7 @@ import functools
 import pytest
 from commands import start
 
-LONG = ("test_spmd.py", "test_compiled_kernels.py")  # half of the time and a quarter, the longer one first
+SUITES, COMPILED = "test_spmd.py", "test_compiled_kernels.py"  # take minutes
 _TABLES = pytest.StashKey[list]()
 
 
@@ -24,7 +24,19 @@ def run(tmp_path):
 
 def pytest_collection_modifyitems(items):
     """What takes longest first: the rest then fills the other worker's time."""
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    items.sort(key=lambda item: (SUITES, COMPILED, item.path.name).index(item.path.name))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A worker takes a file, for the sake of its fixtures, or an emulator's suite: those of GPUs follow each other."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if f"{SUITES}::test_suite[emulator" in nodeid else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 def pytest_sessionfinish(session):
