@@ -30,19 +30,19 @@ from .backend import (
     warp_index,
 )
 from .cache import PAGE, head_and_part, parts_in_use, positions_of_part
-from .heads import receive_heads
-from .part import copy_half, part_of, place_of
+from .heads import keep_new, receive_heads
+from .part import NO_PAGE, copy_half, part_of, place_of
 from .stream import pass_pages, release_page, wait_page
 from .workers import sync_workers
 
 TOGETHER = 8  # queries that a warp takes at once
 LOWEST = -1e30  # a score below every real one, and far from overflow
 
-Scratch = namedtuple("Scratch", "queries counts found rotation")
-Scratch.__doc__ = """A unit's shared memory. queries: uint16 bf16 [group, head_dim]. counts: uint32 [TOGETHER], how
-many of the part's positions a query sees. found: float32 [warps, queries, sum_row], what `plan.attending` warps have
-found for TOGETHER queries or fewer, see `end_attention`. rotation: float32 [head_dim], of `rotate_head`, the same for
-all layers of a token."""
+Scratch = namedtuple("Scratch", "heads counts found rotation")
+Scratch.__doc__ = """A unit's shared memory. heads: uint16 bf16 [group + 2, head_dim], queries, then the token's key and
+value. counts: uint32 [TOGETHER], how many of the part's positions a query sees. found: float32 [warps, queries,
+sum_row], what `plan.attending` warps have found for TOGETHER queries or fewer, see `end_attention`. rotation: float32
+[head_dim], of `rotate_head`, the same for all layers of a token."""
 
 
 @function
@@ -68,6 +68,10 @@ def attend_unit(plan, stream, cache, channels, scratch, unit, part, position, st
     count_positions(plan, scratch.counts, part.number, position)
     receive_heads(plan, stream, cache, channels, scratch, part, position, step, limits)
     sync_workers(plan)
+    if part.owns:
+        keep_new(plan, cache, scratch, part, position)
+        if part.fresh == NO_PAGE:  # its page comes from the cache
+            sync_workers(plan)
     first = uint32(0)
     while first < plan.group:
         some = min(uint32(plan.group - first), uint32(TOGETHER))
@@ -93,7 +97,7 @@ def count_positions(plan, counts, number, position):
 def attend_pages(plan, stream, cache, scratch, part, first, some):
     """The warp's pages of a part, for `some` queries from number `first` on (warp)."""
     held = local(plan.attention_floats, float32)
-    begin_attention(held, scratch.queries, first * plan.head_dim, some, plan.head_dim)
+    begin_attention(held, scratch.heads, first * plan.head_dim, some, plan.head_dim)
     page = uint32(warp_index())
     while page < part.pages:
         batch = wait_page(plan, stream, page)

@@ -37,10 +37,8 @@ from .prompt.passes import Shown, layers_of, prefill
 from .prompt.passes import end_block as end_passes
 from .prompt.passes import open_block as open_passes
 from .request import (
-    COUNT,
     FED_FLAG,
     NO_TOKEN,
-    REASON,
     REASON_FLAG,
     RUNNING,
     STOP_INTERVAL,
@@ -54,10 +52,11 @@ from .stream import STATE_FIELDS, Stream, close_stream, end_stream, open_stream
 from .vote import Ballot, agree_to_stop
 from .workers import is_feeder, sync_workers
 
-Host = namedtuple("Host", "control progress tokens times record trace")
-Host.__doc__ = """Memory that both sides see: control is written by the host; progress, tokens and times (of each token
-its id and when it was chosen, in nanoseconds) are read by it, all mapped. record: float32, logits that were asked for.
-trace: see trace.py."""
+Host = namedtuple("Host", "control tokens times record trace")
+Host.__doc__ = """Memory that both sides see: control is written by the host; tokens and times (of each token its id and
+when it was chosen, in nanoseconds) are read by it, all mapped. Each word of these two tells by itself whether it is
+there, for it was -1 before: so no store waits for another one's way to the host. record: float32, logits
+that were asked for. trace: see trace.py."""
 STEP_EPOCH, VOTE_EPOCH = 0, 1  # epochs: the next layer's and the next vote's number, carried from launch to launch
 
 
@@ -127,7 +126,6 @@ def generate(plan, stream, block, comm, channels, resident, cache, ballot, reque
             if block_index() == 0 and thread_index() == 0 and token != NO_TOKEN:
                 store_relaxed(host.tokens, generated, token)
                 store_relaxed(host.times, generated, clock())
-                store_release(host.progress, COUNT, generated + 1)
         else:
             token = request.prompt[fed]
             if fed % STOP_INTERVAL == 0:
@@ -169,7 +167,7 @@ def decode(
     top_p,
     seed,
     control,
-    progress,
+    why_ended,
     tokens,
     times,
     record,
@@ -182,13 +180,13 @@ def decode(
     have a communicator of their own, whose slots no other passes use. prompt_x to prompt_sums: see Shown.
     weights to biases, and rope: see Resident.
     head_norms: float32 [layers, 2, head_dim], of queries and keys. keys, values: see cache.Cache. votes and what
-    belongs to them: see Ballot. prompt to seed: see Request. control to times, record, trace: see Host. epochs: int64
-    [2], carried on.
+    belongs to them: see Ballot. prompt to seed: see Request. control and tokens to record, trace: see Host. why_ended:
+    int64 [1], mapped, see request.py. epochs: int64 [2], carried on.
     """
     request = Request(prompt, prompt_count, start, max_new, stops, temperature, top_p, seed)
     cache = Cache(keys, values, head_norms)
     resident = Resident(weights, embedding, norms, biases, rope)
-    host = Host(control, progress, tokens, times, record, trace)
+    host = Host(control, tokens, times, record, trace)
     ballot = Ballot(
         votes,
         vote_outbox,
@@ -226,4 +224,4 @@ def decode(
     if block_index() == 0 and thread_index() == 0:
         epochs[STEP_EPOCH] += layers + passes_taken * plan.layers
         epochs[VOTE_EPOCH] = ballot.epoch[0]
-        store_release(progress, REASON, reason)
+        store_release(why_ended, 0, reason)

@@ -14,9 +14,9 @@ from .backend import (
     warp_size,
 )
 from .bfloat16 import bf16_bits
-from .cache import GRANULE, PAGE, clear_value, granule_place, key_place, value_place
+from .cache import GRANULE, PAGE, granule_place, key_place, value_place
 from .packets import receive_batch, wait_for_packet
-from .part import NO_PAGE, copy_half, place_of
+from .part import NO_PAGE, clear_half, copy_half, place_of
 from .rope import normalise_head, rotate_head
 from .stream import wait_page
 from .watch import QUERY
@@ -24,7 +24,7 @@ from .watch import QUERY
 
 @function
 def receive_heads(plan, stream, cache, channels, scratch, part, position, step, limits):
-    """The group's queries to `scratch`, the new key and value where the part has them, and a fresh page (block)."""
+    """The group's queries to `scratch`, the token's key and value where the part has them, and a fresh page (block)."""
     count = plan.group + (2 if part.owns or part.fresh != NO_PAGE else 0)
     number = warp_index()
     while number < count:
@@ -34,23 +34,25 @@ def receive_heads(plan, stream, cache, channels, scratch, part, position, step, 
 
 @function
 def receive_head(plan, stream, cache, channels, scratch, part, vector, position, step, limits):
-    """A query of the group, or its key or value: normalised and rotated as it must be, rounded to bf16 (warp).
+    """A query of the group, or its key or value: normalised and rotated as it must be, as bf16 to `scratch` (warp).
 
-    Keys and values go to the cache, and into a fresh page's place in the ring, where what the cache has of the page has
-    come while they were awaited.
+    Keys and values go into a fresh page's place in the ring, too, where what the cache has of the page has come while
+    they were awaited.
     """
     half, n = plan.head_dim // 2, uint32(position % PAGE)
     is_new, is_value = vector >= plan.group, vector > plan.group
     source = part.head * plan.group + vector  # among all heads: queries, keys, values
     near, places = uint32(0), local(plan.head_words, uint32)
-    page = granule_place(plan, part.layer, part.head, position - n)
     if is_new:
         source = plan.heads + (vector - plan.group) * plan.kv_heads + part.head
-        find_places(plan, is_value, n, places)
         if part.fresh != NO_PAGE:
+            find_places(plan, is_value, n, places)
             near = place_of(plan, wait_page(plan, stream, part.fresh))
             near = uint32(near + (plan.page_elements if is_value else 0))
-            copy_half(plan, stream, cache, part, part.fresh, is_value, near)
+            if part.owns and n == 0:
+                clear_half(plan, stream.ring, near)
+            else:
+                copy_half(plan, stream, cache, part, part.fresh, is_value, near)
         if not part.owns:
             await_copies(0)
             return
@@ -67,19 +69,30 @@ def receive_head(plan, stream, cache, channels, scratch, part, vector, position,
         if plan.qk_norm:
             normalise_head(plan, x, y, cache.head_norms, (2 * part.layer + (1 if is_new else 0)) * plan.head_dim)
         rotate_head(plan, x, y, scratch.rotation, 0, float32(1) if is_new else plan.score_scale)
-    if is_new:
+    for turn in range(plan.head_turns):
+        d = turn * warp_size() + lane_index()
+        if d < half:
+            to = vector * plan.head_dim + d
+            scratch.heads[to], scratch.heads[to + half] = bf16_bits(x[turn]), bf16_bits(y[turn])
+    if is_new and part.fresh != NO_PAGE:
         await_copies(0)
         sync_warp()
-        begins = is_value and n == 0
-        if part.fresh != NO_PAGE:
-            store_new(plan, stream.ring, near, places, x, y, begins)
-        store_new(plan, cache.values if is_value else cache.keys, page, places, x, y, begins)
-    else:
-        for turn in range(plan.head_turns):
-            d = turn * warp_size() + lane_index()
-            if d < half:
-                to = vector * plan.head_dim + d
-                scratch.queries[to], scratch.queries[to + half] = bf16_bits(x[turn]), bf16_bits(y[turn])
+        store_new(plan, scratch.heads, vector, stream.ring, near, places)
+
+
+@function
+def keep_new(plan, cache, scratch, part, position):
+    """The token's key and value from `scratch` to the cache (block); by its last warps, for the first ones attend."""
+    number, n, places = uint32(plan.warps - 1 - warp_index()), uint32(position % PAGE), local(plan.head_words, uint32)
+    page = granule_place(plan, part.layer, part.head, position - n)
+    while number < 2:
+        array = cache.values if number == 1 else cache.keys
+        if n == 0:
+            clear_half(plan, array, page)
+            sync_warp()
+        find_places(plan, number == 1, n, places)
+        store_new(plan, scratch.heads, plan.group + number, array, page, places)
+        number = uint32(number + plan.warps)
 
 
 @function
@@ -95,18 +108,11 @@ def find_places(plan, is_value, n, places):
 
 
 @function
-def store_new(plan, array, page, places, x, y, begins):
-    """A key or value to the page at `array[page:]`; of values with which a page begins the rest is cleared (warp).
-
-    places: of `find_places`. x, y: the lane's dimensions d and d + head_dim / 2.
-    """
+def store_new(plan, heads, vector, array, page, places):
+    """The lane's share of a key or value to the page at `array[page:]` (warp). heads: of Scratch. places: of
+    `find_places`."""
     for turn in range(plan.head_turns):
-        d = turn * warp_size() + lane_index()
-        if d < plan.head_dim // 2:
-            array[page + places[2 * turn]] = bf16_bits(x[turn])
-            array[page + places[2 * turn + 1]] = bf16_bits(y[turn])
-            behind = uint32(1 if begins else PAGE)
-            while behind < PAGE:
-                granule = page + uint32(behind // uint32(GRANULE)) * plan.granule_elements
-                clear_value(plan, array, granule, behind % uint32(GRANULE), d)
-                behind = uint32(behind + 1)
+        d, half = turn * warp_size() + lane_index(), plan.head_dim // 2
+        if d < half:
+            at = vector * plan.head_dim + d
+            array[page + places[2 * turn]], array[page + places[2 * turn + 1]] = heads[at], heads[at + half]

@@ -48,7 +48,7 @@ def open_block(plan, trace):
         shared(plan.shared_partial, plan.partial_count, float32),
         shared(plan.shared_logits, plan.logits_count, float32),
         Scratch(
-            shared(plan.shared_queries, plan.group * plan.head_dim, uint16),
+            shared(plan.shared_heads, (plan.group + 2) * plan.head_dim, uint16),
             shared(plan.shared_counts, TOGETHER, uint32),
             shared(plan.shared_found, plan.attending * plan.attending_rows * plan.sum_row, float32),
             shared(plan.shared_rotation, plan.head_dim, float32),

@@ -2,7 +2,7 @@
 
 from collections import namedtuple
 
-from .backend import commit_copies, copy_async, function, lane_index, uint32, warp_size
+from .backend import commit_copies, copy_async, function, lane_index, store_pair, uint32, warp_size
 from .cache import first_position, granule_place, owns, pages_of_part, settled_pages
 
 Part = namedtuple("Part", "layer head number pages settled owns fresh")
@@ -39,3 +39,16 @@ def copy_half(plan, stream, cache, part, page, is_value, to):
         copy_async(stream.ring, to + piece, array, at + piece)
         piece = uint32(piece + PIECE * warp_size())
     commit_copies()
+
+
+@function
+def clear_half(plan, array, at):
+    """Clears a page's keys or values, which begin at `array[at:]` (warp).
+
+    Positions that have no token yet are loaded with those that have, and an overflow of an earlier request may have
+    left there what is no number even times a weight of 0.
+    """
+    pair = uint32(4 * lane_index())
+    while pair < plan.page_elements:
+        store_pair(array, at + pair, uint32(0), uint32(0))
+        pair = uint32(pair + 4 * warp_size())

@@ -12,8 +12,7 @@ generate. stops: int64 token ids that end the request. temperature, top_p: float
 what follows from a parameter a compiler would keep in registers for all tokens."""
 STOP = 0  # control: the host wants the request to end
 STOP_INTERVAL = 32  # prompt tokens, fed one by one, after which all ask whether it does
-COUNT, REASON = 0, 1  # progress: tokens generated so far, why the request ended
-REASON_FLAG, FED_FLAG = 0, 1  # the block's flags: the same reason, tokens of the prompt fed
+REASON_FLAG, FED_FLAG = 0, 1  # the block's flags: why the request ended, tokens of the prompt fed
 RUNNING, LENGTH, STOP_TOKEN, STOPPED, EXPIRED, UNDEFINED = range(6)  # UNDEFINED: no logit was a number
 NO_TOKEN = 0xFFFFFF  # token ids fit 24 bits, and this one is none
 
@@ -30,8 +29,12 @@ def is_stop(request, token):
 
 @function
 def wish_of_host(comm, control):
-    """The wish to stop, which only PE 0's host can have and its first block tells (thread)."""
-    return int32(load_relaxed(control, STOP)) if comm.rank == 0 and block_index() == 0 else int32(0)
+    """The wish to stop, which only PE 0's host can have, and the first thread of its first block tells (thread).
+
+    A read of the host's memory takes a microsecond or two, and those of more threads come one after another.
+    """
+    speaks = comm.rank == 0 and block_index() == 0 and thread_index() == 0
+    return int32(load_relaxed(control, STOP)) if speaks else int32(0)
 
 
 @function

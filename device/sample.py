@@ -58,10 +58,10 @@ def choose(plan, comm, ballot, logits, first_token, request, position, stop, lim
     """The next token, the same on every block of every PE (block); returns it and the wish to stop.
 
     logits: float32 [lm_head_rows] in shared memory, LOWEST where there is no token. first_token: id of the first.
-    stop: 1 if this block speaks for the host and it wants to stop.
+    stop: 1 if this thread speaks for the host and it wants to stop.
     """
     seed = load_relaxed(request.seed, 0) if request.temperature > float32(0) else int64(0)
-    floor, attempt = float32(LOWEST), 0
+    floor, attempt, stop = float32(LOWEST), 0, block_max_key(plan, ballot, uint64(stop))
     while True:
         key, logit, top = draw(
             plan, ballot, logits, first_token, request.temperature, seed, position, attempt, floor, stop

@@ -163,8 +163,7 @@ def count_keys(plan, ballot, limits):
 def agree_to_stop(plan, comm, ballot, stop, limits):
     """Whether PE 0's host wants to stop, the same on every block of every PE (block): a vote on no token.
 
-    stop: as `choose` takes it. The threads of the block that speaks have each read the host, maybe at different times:
-    what one of them has seen is the block's word.
+    stop: as `choose` takes it. What one of a block's threads has seen is the block's word.
     """
     word = block_max_key(plan, ballot, uint64(stop))
     vote(plan, comm, ballot, uint32(0), uint32(word), uint32(0), uint32(0))

@@ -16,6 +16,7 @@ from .resident import ResidentModel
 __all__ = ["DecodeLoop"]
 
 MOST_STOPS = 16
+PENDING = -1  # of a token's id and time, until the kernel has told it
 PATIENCE_S = 0.0002  # between two looks for a token: a core that only looks is lost to the emulator's threads
 
 
@@ -46,7 +47,7 @@ class DecodeLoop:
         self._votes = _vote_memory(pe, plan)
         self._prompt, self._stops = device.array(plan.max_context, np.int64), device.array(MOST_STOPS, np.int64)
         self._seed = device.array(1, np.int64)
-        self._control, self._progress = device.mapped(1, np.int64), device.mapped(2, np.int64)
+        self._control, self._why_ended = device.mapped(1, np.int64), device.mapped(1, np.int64)
         self._tokens = device.mapped(plan.max_context, np.int64)
         self._times = device.mapped(plan.max_context, np.int64)
         self._record = device.array(record_logits * plan.shape.vocab, np.float32)
@@ -92,10 +93,10 @@ class DecodeLoop:
         self._stops.fill(stops)
         self._seed.fill(np.array([seed % (1 << 64)], np.uint64).view(np.int64))
         self._control.host[:] = 0
-        self._progress.host[:] = 0
-        args = self._arguments(len(prompt_ids), position, max_new_tokens, temperature, top_p)
+        self._why_ended.host[:] = 0
+        self._tokens.host[: max_new_tokens + 1] = self._times.host[: max_new_tokens + 1] = PENDING
+        args, plan = self._arguments(len(prompt_ids), position, max_new_tokens, temperature, top_p), self.plan
         self.started = time.perf_counter()
-        plan = self.plan
         self._running = self.pe.device.launch(
             self._compiled, plan.grid, plan.threads, args, shared_bytes=plan.shared_bytes, warp=plan.warp
         )
@@ -106,13 +107,12 @@ class DecodeLoop:
         read = 0
         while self._running:
             ended = self._running.done()
-            available = int(self._progress.host[0])
-            while read < available:
+            while (token := int(self._tokens.host[read])) != PENDING:
                 read += 1
-                yield int(self._tokens.host[read - 1])
+                yield token
             if ended:
                 self.finish()
-            elif read == available:
+            else:
                 self.pe.watchdog.check()
                 time.sleep(PATIENCE_S)
 
@@ -125,7 +125,7 @@ class DecodeLoop:
 
     def finish(self) -> str:
         """Waits for the kernel; "length", "stop_token" or "stopped". Raises if a wait ran out, or logits overflowed."""
-        from .device.request import REASON, RUNNING, UNDEFINED
+        from .device.request import RUNNING, UNDEFINED
 
         if self._running:
             launch = self._running
@@ -140,11 +140,11 @@ class DecodeLoop:
                 self._failed, self._running = error, None
         if self._failed:
             raise self._failed
-        reason = int(self._progress.host[REASON])
+        reason = int(self._why_ended.host[0])
         if reason == RUNNING:
             raise ShmemtpError("no request was decoded yet")
         if reason == UNDEFINED:
-            raise ShmemtpError(f"no logit of token {int(self._progress.host[0]) + 1} is a number: an overflow?")
+            raise ShmemtpError(f"no logit of token {len(self.token_times) + 1} is a number: an overflow?")
         return REASONS[reason]
 
     @property
@@ -157,7 +157,7 @@ class DecodeLoop:
     @property
     def token_times(self) -> np.ndarray:
         """When each token of the last request was chosen: int64 nanoseconds of this PE's device clock."""
-        return self._times.host[: int(self._progress.host[0])].copy()
+        return self._times.host[: np.argmax(self._times.host == PENDING)].copy()
 
     def logits(self) -> np.ndarray:
         """This PE's recorded logits of the last request: float32 [record_logits, vocab of this PE]."""
@@ -195,7 +195,7 @@ class DecodeLoop:
             *(model.keys, model.values),
             *(array.argument for array in self._votes),
             *(self._prompt, prompt_count, position, max_new_tokens, self._stops),
-            *(np.float32(temperature), np.float32(top_p), self._seed, self._control, self._progress),
+            *(np.float32(temperature), np.float32(top_p), self._seed, self._control, self._why_ended),
             *(self._tokens, self._times, self._record, self._epochs, self._trace),
         )
 

@@ -78,7 +78,7 @@ class SharedMemory:
         """Bytes of attention's regions (device/attention.py), each a multiple of LINE."""
         shape = self.layout.shape
         sizes = {
-            "queries": 2 * shape.group * shape.head_dim,
+            "heads": 2 * (shape.group + 2) * shape.head_dim,
             "counts": 4 * MOST_QUERIES,
             "found": 4 * self.attending * self.attending_rows * self.sum_row,
         }
