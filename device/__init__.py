@@ -7,7 +7,9 @@ from .all_reduce_norm import all_reduce_norm_block, all_reduce_norm_cluster
 from .all_reduce_norm_grid import all_reduce_norm_grid, load_residual, store_residual
 from .all_to_all import all_to_all_block, all_to_all_grid, all_to_all_v_block, all_to_all_v_grid
 from .backend import (
+    DEVICE,
     NAME,
+    SYSTEM,
     Constants,
     add_products,
     anew,

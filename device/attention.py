@@ -11,6 +11,7 @@ feeder might fetch too early, has only its place in the stream: the workers brin
 from collections import namedtuple
 
 from .backend import (
+    DEVICE,
     anew,
     as_bits,
     attend_tile,
@@ -29,20 +30,18 @@ from .backend import (
     uint32,
     warp_index,
 )
-from .cache import PAGE, head_and_part, parts_in_use, positions_of_part
+from .cache import PAGE
 from .heads import keep_new, receive_heads
-from .part import NO_PAGE, copy_half, part_of, place_of
+from .merge import LOWEST, partial_place
+from .part import NO_PAGE, QUERIES, copy_half, part_of, place_of
 from .stream import pass_pages, release_page, wait_page
 from .workers import sync_workers
 
-TOGETHER = 8  # queries that a warp takes at once
-LOWEST = -1e30  # a score below every real one, and far from overflow
-
-Scratch = namedtuple("Scratch", "heads counts found rotation")
+Scratch = namedtuple("Scratch", "heads found rotation parts")
 Scratch.__doc__ = """A unit's shared memory. heads: uint16 bf16 [group + 2, head_dim], queries, then the token's key and
-value. counts: uint32 [TOGETHER], how many of the part's positions a query sees. found: float32 [warps, queries,
-sum_row], what `plan.attending` warps have found for TOGETHER queries or fewer, see `end_attention`. rotation: float32
-[head_dim], of `rotate_head`, the same for all layers of a token."""
+value. found: float32 [warps, queries, sum_row], what `plan.attending` warps have found for QUERIES queries or fewer,
+see `end_attention`. The same for all layers of a token are rotation: float32 [head_dim], of `rotate_head`, and parts:
+uint32 [1 + the block's units, RECORD], see part.py."""
 
 
 @function
@@ -51,21 +50,19 @@ def attend(plan, stream, cache, channels, scratch, layer, position, step, limits
 
     Their queries, keys and values come by channel. The scratch must be free: this begins with no barrier.
     """
-    unit = uint32(block_index())
-    while unit < plan.units:
-        position = anew(position)  # a block has one unit, mostly, and what is found before a loop takes registers in it
-        head, number = head_and_part(plan, unit)
-        if number < parts_in_use(plan, position + 1):
-            part = part_of(plan, layer, head, number, position)
-            attend_unit(plan, stream, cache, channels, scratch, unit, part, position, step, limits)
-        unit = uint32(unit + plan.grid)
+    slot = uint32(0)
+    while slot < plan.block_units:
+        unit = uint32(anew(block_index()) + slot * plan.grid)  # what follows from it would take registers all the time
+        part = part_of(plan, scratch.parts, slot, unit, layer)
+        if unit < plan.units and part.number < scratch.parts[0]:
+            attend_unit(plan, stream, cache, channels, scratch, part, position, step, limits)
+        slot = uint32(slot + 1)
 
 
 @function
-def attend_unit(plan, stream, cache, channels, scratch, unit, part, position, step, limits):
+def attend_unit(plan, stream, cache, channels, scratch, part, position, step, limits):
     """A part and its head's queries, as many together as a warp takes: a round of the stream each (block)."""
     warps = min(part.pages, uint32(plan.attending))
-    count_positions(plan, scratch.counts, part.number, position)
     receive_heads(plan, stream, cache, channels, scratch, part, position, step, limits)
     sync_workers(plan)
     if part.owns:
@@ -74,23 +71,14 @@ def attend_unit(plan, stream, cache, channels, scratch, unit, part, position, st
             sync_workers(plan)
     first = uint32(0)
     while first < plan.group:
-        some = min(uint32(plan.group - first), uint32(TOGETHER))
+        some = min(uint32(plan.group - first), uint32(QUERIES))
         if warp_index() < warps:
             attend_pages(plan, stream, cache, scratch, part, first, some)
         sync_workers(plan)
-        publish_part(plan, channels, scratch, unit, first, some, warps, step)
+        publish_part(plan, channels, scratch, part, first, some, warps, step)
         sync_workers(plan)
         pass_pages(plan, stream, part.pages)
-        first = uint32(first + TOGETHER)
-
-
-@function
-def count_positions(plan, counts, number, position):
-    """Scratch.counts (block); by its last threads, for the first ones are about to wait for queries."""
-    row = plan.block - 1 - thread_index()
-    while row < TOGETHER:
-        counts[row] = positions_of_part(plan, number, position + 1)
-        row += plan.block
+        first = uint32(first + QUERIES)
 
 
 @function
@@ -111,7 +99,7 @@ def attend_pages(plan, stream, cache, scratch, part, first, some):
             await_copies(0)
             sync_warp()
         attend_tile(
-            *(held, scratch.counts, 0, some, stream.ring, keys, stream.ring, values),
+            *(held, scratch.parts, part.seen, some, stream.ring, keys, stream.ring, values),
             *(uint32(PAGE * page), plan.head_dim),
         )
         if page >= part.settled:
@@ -123,25 +111,31 @@ def attend_pages(plan, stream, cache, scratch, part, first, some):
 
 
 @function
-def publish_part(plan, channels, scratch, unit, first, some, warps, step):
-    """The unit's result for `some` queries from number `first` on, of so many warps (block).
-
-    As packets: for each query head_dim / 2 pairs, then its maximum and sum of weights.
-    """
-    half, tag = plan.head_dim // 2, uint32(step)
-    at = plan.channel_partial + 4 * (((step & 1) * plan.units + unit) * plan.group + first) * (half + 1)
-    for turn in range((min(plan.group, TOGETHER) * (half + 1) + plan.block - 1) // plan.block):
+def publish_part(plan, channels, scratch, part, first, some, warps, step):
+    """The part's result for `some` queries from number `first` on, of so many warps, as merge.py wants it (block)."""
+    tag, packets = uint32(step), plan.merge_pairs + 1
+    first_merge = (part.head * plan.group + first) * plan.head_merges
+    count = min(plan.group, QUERIES) * plan.head_merges * packets
+    for turn in range((count + plan.block - 1) // plan.block):
         i = uint32(turn * plan.block + thread_index())
-        if i < some * (half + 1):
-            row = uint32(i // uint32(half + 1))
-            a, b = sum_warps(plan, scratch, row, uint32(i - row * (half + 1)), some, warps)
-            store_packet(channels, at + 4 * i, as_bits(a), tag, as_bits(b), tag)
+        merge = uint32(i // uint32(packets))
+        row, k = uint32(merge // uint32(plan.head_merges)), uint32(i - merge * packets)
+        if row < some:
+            pair = uint32((merge - row * plan.head_merges) * plan.merge_pairs + k)
+            if k == plan.merge_pairs:
+                pair = uint32(plan.head_dim // 2)
+            a, b = sum_warps(plan, scratch, row, pair, some, warps)
+            at = partial_place(plan, step, first_merge + merge, part.number) + 4 * k
+            store_packet(channels, at, as_bits(a), tag, as_bits(b), tag, DEVICE)
 
 
 @function
 def sum_warps(plan, scratch, row, pair, some, warps):
     """Query `row`'s pair of dimensions over all warps; behind the last pair its maximum and sum of weights (thread)."""
     is_total = pair == plan.head_dim // 2
+    if warps == 1:  # as in short contexts
+        at = uint32(_row_of(plan, 0, row, some) + 2 * pair)
+        return scratch.found[at], scratch.found[at + 1]
     best, factors = float32(LOWEST), local(plan.attending, float32)
     for warp in range(plan.attending):
         factors[warp] = float32(LOWEST)

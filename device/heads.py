@@ -26,7 +26,7 @@ from .watch import QUERY
 def receive_heads(plan, stream, cache, channels, scratch, part, position, step, limits):
     """The group's queries to `scratch`, the token's key and value where the part has them, and a fresh page (block)."""
     count = plan.group + (2 if part.owns or part.fresh != NO_PAGE else 0)
-    number = warp_index()
+    number = warp_index() - 1 if warp_index() > 0 else plan.warps - 1  # the first warp has rows to publish
     while number < count:
         receive_head(plan, stream, cache, channels, scratch, part, number, position, step, limits)
         number += plan.warps

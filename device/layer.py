@@ -2,7 +2,7 @@
 
 from collections import namedtuple
 
-from .attention import TOGETHER, Scratch, attend
+from .attention import Scratch, attend
 from .backend import (
     anew,
     barrier_fence,
@@ -19,6 +19,7 @@ from .backend import (
 from .matvec import down_product, gate_up_product, multiply, o_product, qkv_product
 from .merge import merge_parts
 from .norm import embed, prefetch_norms, receive_hidden, start_residual
+from .part import RECORD, find_parts
 from .projections import publish_activations, publish_heads, receive_activations, receive_attention
 from .residual import own_pairs, reduce_residual
 from .rope import load_rotation
@@ -49,9 +50,9 @@ def open_block(plan, trace):
         shared(plan.shared_logits, plan.logits_count, float32),
         Scratch(
             shared(plan.shared_heads, (plan.group + 2) * plan.head_dim, uint16),
-            shared(plan.shared_counts, TOGETHER, uint32),
             shared(plan.shared_found, plan.attending * plan.attending_rows * plan.sum_row, float32),
             shared(plan.shared_rotation, plan.head_dim, float32),
+            shared(plan.shared_parts, RECORD * (1 + plan.block_units), uint32),
         ),
         shared(plan.shared_residual, 2 * plan.hidden_local, float32),
         shared(plan.shared_sums, plan.warps, float32),
@@ -67,9 +68,10 @@ def open_block(plan, trace):
 
 @function
 def begin_token(plan, resident, block, token_id, position):
-    """The token's hidden state and rotation (block)."""
+    """The token's hidden state, its rotation and its parts of the context (block)."""
     embed(plan, resident.embedding, token_id, resident.norms, block.x_words, block.sums)
     load_rotation(plan, resident.rope, position, block.scratch.rotation)
+    find_parts(plan, block.scratch.parts, position)
     first = block_index() * plan.hidden_local
     start_residual(plan, resident.embedding, token_id, first, own_pairs(plan), block.residual)
 
@@ -103,7 +105,7 @@ def attention(plan, stream, block, comm, resident, cache, channels, layer, posit
     # no barrier: attention's scratch lies where x was, and nobody has read that since the product
     attend(plan, stream, cache, channels, block.scratch, layer, position, step, limits)
     mark(plan, block.trace, layer, half, ATTENDED)
-    merge_parts(plan, channels, position, step, limits)
+    merge_parts(plan, channels, block.scratch.parts[0], step, limits)
     mark(plan, block.trace, layer, half, PUBLISHED)
     receive_attention(plan, channels, step, block.x_words, limits)
     sync_workers(plan)

@@ -1,8 +1,12 @@
-"""The parts of a split context become attention's output, which all blocks get: the output projection's input."""
+"""The parts of a split context become attention's output, which all blocks get: the output projection's input.
 
-from .attention import LOWEST
+What a warp merges stands together, apart from what others do: a line that many poll for is slow to be stored.
+"""
+
 from .backend import (
+    DEVICE,
     anew,
+    as_bits,
     as_float32,
     block_index,
     divide,
@@ -19,48 +23,55 @@ from .backend import (
     warp_sum,
 )
 from .bfloat16 import pack
-from .cache import parts_in_use
 from .packets import receive_batch, wait_for_packet
 from .watch import PARTIAL
 
 MOST_TOGETHER = 4  # of `plan.merge_pairs`
 MOST_WORDS = 2 * (MOST_TOGETHER + 1)
+LOWEST = -1e30  # a score below every real one, and far from overflow
 
 
 @function
-def merge_parts(plan, channels, position, step, limits):
-    """Pairs of output dimensions of the token at `position` over the parts, to all blocks as bf16 (block).
+def partial_place(plan, step, number, part):
+    """The word where a part's packets for merge number `number` begin (thread).
+
+    A merge takes `plan.merge_pairs` neighbouring pairs of a head's dimensions; their packets are the pairs and, last,
+    the part's maximum and sum of weights.
+    """
+    merges = plan.heads * plan.head_merges
+    return plan.channel_partial + 4 * (plan.merge_pairs + 1) * (((step & 1) * merges + number) * plan.parts + part)
+
+
+@function
+def merge_parts(plan, channels, parts, step, limits):
+    """Pairs of output dimensions over the `parts` that are in use, to all blocks as bf16 (block).
 
     `plan.merge_pairs` pairs to a warp, a part to a lane.
     """
     turn = warp_index()
     while turn < plan.attention_local // plan.merge_pairs:
-        pair = block_index() * plan.attention_local + turn * plan.merge_pairs
-        if pair < plan.attention_pairs:
-            merge_pairs(plan, channels, pair, position, step, limits)
+        number = uint32(block_index() * (plan.attention_local // plan.merge_pairs) + turn)
+        if number < plan.heads * plan.head_merges:
+            merge_pairs(plan, channels, number, parts, step, limits)
         turn += plan.warps
 
 
 @function
-def merge_pairs(plan, channels, pair, position, step, limits):
-    """Output dimensions 2 pair and on, all of one head (warp)."""
-    half, tag, pair = uint32(plan.head_dim // 2), uint32(step), uint32(pair)
-    head = uint32(pair // half)
-    d, kv_head = uint32(pair - head * half), uint32(head // uint32(plan.group))
-    row_words = 4 * (plan.head_dim // 2 + 1)
-    unit = (step & 1) * plan.units + kv_head * plan.parts
-    at = plan.channel_partial + (unit * plan.group + head - kv_head * plan.group) * row_words
-    there = anew(uint32(at + lane_index() * plan.group * row_words))  # found before the wait, not after it
+def merge_pairs(plan, channels, number, parts, step, limits):
+    """Output dimensions from 2 `plan.merge_pairs` `number` on, all of one head (warp)."""
     data, best, total = local(MOST_WORDS, uint32), float32(LOWEST), float32(0)
     upper, lower = local(MOST_TOGETHER, float32), local(MOST_TOGETHER, float32)
     for k in range(plan.merge_pairs):
         upper[k], lower[k] = float32(0), float32(0)
-    wait_for_packet(channels, at + row_words - 4, tag, limits, PARTIAL)
-    part, parts = uint32(lane_index()), parts_in_use(plan, position + 1)
-    while part < parts:
-        receive_batch(  # the pairs, and what stands behind the row's pairs
-            *(channels, there, d, 1, half + 1, tag, data, limits, PARTIAL, 0, plan.merge_pairs + 1, half)
-        )
+    first, packets = uint32(0), plan.merge_pairs + 1
+    there = anew(uint32(partial_place(plan, step, number, lane_index())))  # found before the wait, not after it
+    wait_for_packet(channels, partial_place(plan, step, number, 0), uint32(step), limits, PARTIAL)
+    while first < parts:
+        for word in range(2 * packets):  # a lane without a part
+            data[word] = as_bits(float32(LOWEST)) if word == 2 * plan.merge_pairs else uint32(0)
+        count = packets if first + lane_index() < parts else 0
+        # together: lanes that go on one after another, as packets come, would each take as long as all
+        receive_batch(channels, there, 0, 1, count, uint32(step), data, limits, PARTIAL, 0, packets, together=True)
         highest, weight = as_float32(data[2 * plan.merge_pairs]), as_float32(data[2 * plan.merge_pairs + 1])
         maximum = max(best, highest)
         old, new = exp(best - maximum), exp(highest - maximum)
@@ -69,13 +80,13 @@ def merge_pairs(plan, channels, pair, position, step, limits):
             upper[k] = upper[k] * old + as_float32(data[2 * k]) * new
             lower[k] = lower[k] * old + as_float32(data[2 * k + 1]) * new
         best = maximum
-        part = uint32(part + warp_size())
-        there = uint32(there + warp_size() * plan.group * row_words)
+        first = uint32(first + warp_size())
+        there = uint32(there + 4 * packets * warp_size())
     factor = exp(best - warp_max(best))
     whole = warp_sum(total * factor)
     for k in range(plan.merge_pairs):
         first_half, second_half = warp_sum(upper[k] * factor), warp_sum(lower[k] * factor)
         if lane_index() == 0:
             both = pack(divide(first_half, whole), divide(second_half, whole))
-            to = plan.channel_attention + 2 * ((step & 1) * plan.attention_pairs + pair + k)
-            store_half(channels, to, both, tag)
+            pair = (step & 1) * plan.attention_pairs + number * plan.merge_pairs + k
+            store_half(channels, plan.channel_attention + 2 * pair, both, uint32(step), DEVICE)

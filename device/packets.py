@@ -1,6 +1,6 @@
 """Epoch-tagged packets: data that says by itself when it has arrived.
 
-A packet is 16 bytes, {data, epoch, data, epoch}, in one relaxed system-scope store; each 8-byte half carries its own
+A packet is 16 bytes, {data, epoch, data, epoch}, in one relaxed store; each 8-byte half carries its own
 epoch, so only 8-byte stores need arrive whole. The receiver polls its own memory until both epochs match: no fence, no
 flag, no barrier, one hop. Whoever waits for many packets waits first for one of them (`wait_for_packet`), or for what
 comes when they do: thousands of threads that poll take the cache's bandwidth from the weights, and from the packets. A
@@ -8,7 +8,7 @@ channel has two slot sets, chosen by the epoch's parity, and needs no reset as l
 after it has read everyone's epoch k. A packet orders nothing but itself.
 """
 
-from .backend import function, int64, load_packet, local, sync_warp, uint32
+from .backend import DEVICE, SYSTEM, all_in_line, function, int64, load_packet, local, sync_warp, uint32
 from .watch import LEAVE, keep_waiting
 
 BATCH = 4  # packets of one thread whose loads are in flight together
@@ -18,11 +18,11 @@ NONE = uint32(0xFFFFFFFF)  # no packet has this number
 
 @function
 def wait_for_packet(words, at, tag, limits, operation):
-    """Waits for the packet at word `at`, the same for all lanes: one load a poll for the whole warp (warp)."""
+    """Waits for one of this PE's blocks' packets at word `at`: one load a poll for the whole warp (warp)."""
     sync_warp()  # lanes that are still about to store what others wait for hardly run while these poll
     polls = began = 0
     while True:
-        a, tag_a, b, tag_b = load_packet(words, at)
+        a, tag_a, b, tag_b = load_packet(words, at, DEVICE)
         if tag_a == tag and tag_b == tag:
             return
         polls += 1
@@ -46,36 +46,36 @@ def receive(words, at, tag, limits, operation, peer):
 
 
 @function
-def receive_batch(words, at, first, stride, count, tag, data, limits, operation, per_peer, batch=BATCH, last=-1):
+def receive_batch(words, at, first, stride, count, tag, data, limits, operation, per_peer, batch=BATCH, together=False):
     """Waits for packets first, first + stride, ... (`batch` of them, those below `count`) of a channel (thread).
 
     The channel begins at word `at`. Their data words go to `data`, uint32 [batch, 2]. All loads are in flight together:
     polling packet after packet would pay the memory's latency for each. per_peer: packets from each PE, by which the
-    sender of a missing one is known; 0 where all are this PE's own. batch: a constant. last: where not below 0 (it
-    may be unsigned), the last packet of the batch, whatever would be due.
+    sender of a missing one is known; 0 where all are this PE's own. batch, together: constants; together: all of a
+    line's threads call together, and return together.
     """
     polls = began = 0
     base = int64(at + 4 * first)
+    scope = DEVICE if per_peer == 0 else SYSTEM
     # packets are counted in 32 bits; what is added to `base` is constant
     first, count = uint32(first), uint32(count)
     while True:
         missing, seen = NONE, uint32(0)
         for b in range(batch):
-            is_last = last >= 0 and b == batch - 1
-            packet = uint32(last) if is_last else uint32(first + b * stride)
+            packet = uint32(first + b * stride)
             if packet < count:
-                data_a, tag_a, data_b, tag_b = load_packet(words, at + 4 * last if is_last else base + 4 * b * stride)
+                data_a, tag_a, data_b, tag_b = load_packet(words, base + 4 * b * stride, scope)
                 data[2 * b] = data_a
                 data[2 * b + 1] = data_b
                 if tag_a != tag or tag_b != tag:
                     missing, seen = packet, tag_a
-        if missing == NONE:
+        done = missing == NONE or began == LEAVE
+        if all_in_line(done) if together else done:
             return
-        polls += 1
-        peer = int64(missing) // per_peer if per_peer > 0 else int64(limits.pe)
-        began = keep_waiting(limits, polls, began, operation, peer, int64(missing), tag, seen)
-        if began == LEAVE:
-            return
+        if not done:
+            polls += 1
+            peer = int64(missing) // per_peer if per_peer > 0 else int64(limits.pe)
+            began = keep_waiting(limits, polls, began, operation, peer, int64(missing), tag, seen)
 
 
 @function

@@ -2,25 +2,69 @@
 
 from collections import namedtuple
 
-from .backend import commit_copies, copy_async, function, lane_index, store_pair, uint32, warp_size
-from .cache import first_position, granule_place, owns, pages_of_part, settled_pages
+from .backend import (
+    block_index,
+    commit_copies,
+    copy_async,
+    function,
+    lane_index,
+    load_vector,
+    store_pair,
+    thread_index,
+    uint32,
+    warp_size,
+)
+from .cache import (
+    first_position,
+    granule_place,
+    head_and_part,
+    owns,
+    pages_of_part,
+    parts_in_use,
+    positions_of_part,
+    settled_pages,
+)
 
-Part = namedtuple("Part", "layer head number pages settled owns fresh")
+Part = namedtuple("Part", "layer head number pages settled fresh owns seen")
 Part.__doc__ = """A part of a layer's KV head. number: of the part. pages: how many it has. settled: how many of them
-the feeder fetches. owns: whether the token's position is one of the part's. fresh: the last page, where the workers
-bring it to its place while they await queries, or NO_PAGE."""
+the feeder fetches. fresh: the last page, where the workers bring it to its place while they await queries, or NO_PAGE.
+owns: whether the token's position is one of the part's. seen: where in Scratch.parts stand eight times how many of its
+positions the token sees."""
 NO_PAGE = uint32(0xFFFFFFFF)
 PIECE = 8  # elements that a lane copies at once
+QUERIES = 8  # that `attend_tile` takes, each with a count
+# Scratch.parts, in records: how many parts are in use; then of each of the block's units PAGES to OWNS, and SEEN.
+PAGES, SETTLED, FRESH, OWNS = range(4)
+SEEN = 4
+RECORD = SEEN + QUERIES
 
 
 @function
-def part_of(plan, layer, head, number, position):
-    """See Part (thread)."""
-    pages = pages_of_part(plan, number, position + 1)
-    settled = settled_pages(plan, number, position)
-    is_near = pages <= plan.stages // plan.batch  # then the last page has its place before the first one is read
-    fresh = uint32(pages - 1) if is_near and settled < pages else NO_PAGE
-    return Part(layer, head, number, pages, settled, owns(plan, number, position), fresh)
+def find_parts(plan, parts, position):
+    """Of the block's units into Scratch.parts what is the same in all layers of the token at `position` (block)."""
+    slot = uint32(plan.block - 1 - thread_index())  # the last warp has fewest of the token's elements to embed
+    if slot == 0:
+        parts[0] = parts_in_use(plan, position + 1)
+    while slot < plan.block_units:
+        unit, record = uint32(block_index() + slot * plan.grid), uint32(RECORD * (1 + slot))
+        _, number = head_and_part(plan, unit)
+        pages, settled = pages_of_part(plan, number, position + 1), settled_pages(plan, number, position)
+        is_near = pages <= plan.stages // plan.batch  # then the last page has its place before the first one is read
+        parts[record + PAGES], parts[record + SETTLED] = pages, settled
+        parts[record + FRESH] = uint32(pages - 1) if is_near and settled < pages else NO_PAGE
+        parts[record + OWNS] = uint32(1 if owns(plan, number, position) else 0)
+        for query in range(QUERIES):
+            parts[record + SEEN + query] = positions_of_part(plan, number, position + 1)
+        slot = uint32(slot + plan.block)
+
+
+@function
+def part_of(plan, parts, slot, unit, layer):
+    """The block's unit number `slot`, as `find_parts` found it (thread)."""
+    head, number = head_and_part(plan, unit)
+    record = uint32(RECORD * (1 + slot))
+    pages, settled, fresh, is_owner = load_vector(parts, record)
+    return Part(layer, head, number, pages, settled, fresh, is_owner != 0, record + SEEN)
 
 
 @function
@@ -34,10 +78,11 @@ def copy_half(plan, stream, cache, part, page, is_value, to):
     """Starts copying the keys or the values of a page of the part to element `to` of the ring (warp)."""
     array = cache.values if is_value else cache.keys
     at = granule_place(plan, part.layer, part.head, first_position(plan, part.number, page))
-    piece = uint32(PIECE * lane_index())
-    while piece < plan.page_elements:
-        copy_async(stream.ring, to + piece, array, at + piece)
-        piece = uint32(piece + PIECE * warp_size())
+    first, step = PIECE * lane_index(), PIECE * warp_size()
+    to, at = to + first, at + first
+    for turn in range((plan.page_elements + step - 1) // step):  # on a GPU a constant, and so is what is added
+        if first + turn * step < plan.page_elements:
+            copy_async(stream.ring, to + turn * step, array, at + turn * step)
     commit_copies()
 
 

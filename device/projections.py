@@ -5,6 +5,7 @@ Threads that share work take turns in `while` loops: a `range` that begins at a 
 """
 
 from .backend import (
+    DEVICE,
     as_bits,
     block_index,
     divide,
@@ -39,7 +40,7 @@ def publish_heads(plan, channels, partial, sums, biases, layer, step):
                 upper += biases[2 * (layer * plan.qkv_pairs + pair)]
                 lower += biases[2 * (layer * plan.qkv_pairs + pair) + 1]
             at = plan.channel_qkv + 4 * ((step & 1) * plan.qkv_pairs + pair)
-            store_packet(channels, at, as_bits(upper), tag, as_bits(lower), tag)
+            store_packet(channels, at, as_bits(upper), tag, as_bits(lower), tag, DEVICE)
         turn += plan.block
 
 
@@ -60,7 +61,7 @@ def publish_activations(plan, channels, partial, sums, step):
             gate, up, next_gate, next_up = row_quad(partial, turn, plan.gate_up_local // 2, plan.gate_up_splits)
             first, second = gated(gate * factor, up * factor), gated(next_gate * factor, next_up * factor)
             at = (step & 1) * (plan.intermediate // 2) + pair
-            store_half(channels, plan.channel_activation + 2 * at, pack(first, second), uint32(step))
+            store_half(channels, plan.channel_activation + 2 * at, pack(first, second), uint32(step), DEVICE)
         turn += plan.block
 
 

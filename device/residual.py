@@ -7,7 +7,18 @@ bf16. Whoever needs the hidden state reads it with `norm.receive_hidden`. One ho
 separate collective, no barrier.
 """
 
-from .backend import as_bits, as_float32, block_index, float32, function, local, store_half, thread_index, uint32
+from .backend import (
+    DEVICE,
+    as_bits,
+    as_float32,
+    block_index,
+    float32,
+    function,
+    local,
+    store_half,
+    thread_index,
+    uint32,
+)
 from .bfloat16 import pack
 from .communicator import FIRST
 from .exchange import collect, deliver, post_to_all
@@ -45,7 +56,7 @@ def reduce_residual(plan, comm, channels, partial, splits, residual, epoch):
         residual[2 * turn] = upper
         residual[2 * turn + 1] = lower
         number = (epoch & 1) * plan.hidden_pairs + block_index() * plan.hidden_local + turn
-        store_half(channels, plan.channel_hidden + 2 * number, pack(upper, lower), uint32(epoch))
+        store_half(channels, plan.channel_hidden + 2 * number, pack(upper, lower), uint32(epoch), DEVICE)
         turn += plan.block
 
 

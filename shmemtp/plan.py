@@ -68,6 +68,16 @@ class Plan:
         return self.block // self.warp
 
     @property
+    def units(self) -> int:
+        """Of attention: each one a KV head and a part of the context."""
+        return self.shape.kv_heads * self.parts
+
+    @property
+    def block_units(self) -> int:
+        """How many a block has at most."""
+        return ceil_div(self.units, self.grid)
+
+    @property
     def algorithm(self) -> str:
         return "one-shot-put" if self.put else "one-shot"
 
@@ -78,7 +88,7 @@ class Plan:
 
     @cached_property
     def memory(self) -> SharedMemory:
-        return SharedMemory(self.layout, self.warps, self.shared_limit)
+        return SharedMemory(self.layout, self.warps, self.block_units, self.shared_limit)
 
     @property
     def threads(self) -> int:
@@ -93,7 +103,7 @@ class Plan:
         sizes = {
             "hidden": 2 * (shape.hidden // 2),
             "qkv": 4 * (shape.qkv_rows // 2),
-            "partial": 4 * shape.kv_heads * self.parts * shape.group * (half + 1),
+            "partial": 4 * shape.heads * self.parts * (half + half // self._merge_pairs),
             "attention": 2 * shape.heads * half,
             "activation": 2 * (shape.intermediate // 2),
         }
@@ -110,11 +120,11 @@ class Plan:
 
     @property
     def _merge_pairs(self) -> int:
-        """Neighbouring pairs that a warp merges at once: more than one where it would take turns."""
-        local, together = ceil_div(self.shape.heads * self.shape.head_dim // 2, self.grid), 1
-        while local > together * self.warps and 2 * together <= MOST_TOGETHER:
-            together *= 2
-        return together if local % together == 0 else 1
+        """Neighbouring pairs that a warp merges at once: two, or more where it would take turns."""
+        half = self.shape.head_dim // 2
+        local = ceil_div(self.shape.heads * half, self.grid)
+        fitting = [n for n in (2, MOST_TOGETHER) if local % n == half % n == 0]
+        return next((n for n in fitting if local <= n * self.warps), max(fitting, default=1))
 
     @property
     def vote_words(self) -> int:
@@ -148,6 +158,7 @@ class Plan:
             head_words=2 * self.head_turns,
             hidden_batch=hidden_batch,
             merge_pairs=self._merge_pairs,
+            head_merges=half // self._merge_pairs,
             grid=self.grid,
             block=self.block,
             threads=self.threads,
@@ -162,7 +173,8 @@ class Plan:
             parts=self.parts,
             abreast=self.abreast,
             depth=memory.depth,
-            units=shape.kv_heads * self.parts,
+            units=self.units,
+            block_units=self.block_units,
             hidden_pairs=shape.hidden // 2,
             hidden_local=layout.o.pairs_per_block,
             attention_pairs=shape.heads * half,

@@ -15,6 +15,7 @@ LIGHT_LAYER = 640 * 1024  # a layer with fewer bytes for each block is bound by 
 MOST_ATTENDING = 8  # warps that have a part's pages: each one's results stand in shared memory
 ATTENDED = 128 * 1024  # bytes of the ring that their pages may take
 MOST_QUERIES = 8  # device/attention.py: that a warp takes at once
+PART_WORDS = 4 + MOST_QUERIES  # device/part.py: what a block keeps of a unit
 MBARRIER = 8  # bytes
 LINE = 128  # bytes: regions start on one
 ALIGNED = 8  # elements: what copies and vectors begin at multiples of
@@ -23,10 +24,11 @@ GRANULE, PAGE = 16, 32  # device/cache.py: positions that tensor cores take toge
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """Of a block of so many warps, at most `limit` bytes."""
+    """Of a block of so many warps and units of attention, at most `limit` bytes."""
 
     layout: Layout
     warps: int
+    units: int
     limit: int
 
     @property
@@ -79,7 +81,6 @@ class SharedMemory:
         shape = self.layout.shape
         sizes = {
             "heads": 2 * (shape.group + 2) * shape.head_dim,
-            "counts": 4 * MOST_QUERIES,
             "found": 4 * self.attending * self.attending_rows * self.sum_row,
         }
         return {name: round_up(nbytes, LINE) for name, nbytes in sizes.items()}
@@ -103,6 +104,7 @@ class SharedMemory:
             "residual": 8 * self.layout.o.pairs_per_block,
             "sums": 4 * self.warps,
             "rotation": 4 * self.layout.shape.head_dim,
+            "parts": 4 * PART_WORDS * (1 + self.units),
         }
 
     @property

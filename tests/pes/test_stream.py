@@ -9,12 +9,12 @@ from shmemtp import product, prompt_plan, shared_memory
 from shmemtp.config import load_config
 from shmemtp.device import (
     Constants,
-    attention,
     block_index,
     cache,
     kernel,
     merge,
     packets,
+    part,
     sequence,
     thread_index,
 )
@@ -31,7 +31,8 @@ def test_host_and_kernels_have_the_same_numbers():
     assert (shared_memory.GRANULE, shared_memory.PAGE) == (cache.GRANULE, cache.PAGE)
     assert (product.TILE_ROWS, product.GROUP) == (sequence.TILE_ROWS, sequence.GROUP)
     assert (host.MOST_TOGETHER, host.MOST_BATCH) == (merge.MOST_TOGETHER, packets.BATCH)
-    assert shared_memory.MOST_QUERIES == attention.TOGETHER and prompt_plan.ROWS == prompt_attention.ROWS
+    assert (shared_memory.MOST_QUERIES, shared_memory.PART_WORDS) == (part.QUERIES, part.RECORD)
+    assert prompt_plan.ROWS == prompt_attention.ROWS
     assert (prompt_plan.MOST_PLACES, product.COLUMNS) == (prompt_ring.MOST_PLACES, prompt_ring.SLICE)
     assert prompt_plan.TOGETHER == prompt_hidden.TOGETHER
 

@@ -8,6 +8,8 @@ from .arrays import element
 from .context import I32, I64, function
 
 __all__ = [
+    "DEVICE",
+    "SYSTEM",
     "load_bits",
     "load_packet",
     "load_pair",
@@ -17,6 +19,8 @@ __all__ = [
     "store_packet",
     "store_pair",
 ]
+
+SYSTEM, DEVICE = range(2)  # scopes, which are one here
 
 
 def _vector_load(words):
@@ -64,7 +68,7 @@ def store_bits(typingctx, array, i, bits):
 
 
 @intrinsic
-def store_half(typingctx, array, i, a, b):
+def _store_half(typingctx, array, i, a, b):
     """8 bytes that arrive whole, relaxed."""
 
     def codegen(context, builder, sig, args):
@@ -79,7 +83,7 @@ def store_half(typingctx, array, i, a, b):
 @function
 def store_pair(array, i, a, b):
     """8 bytes, an ordinary store."""
-    store_half(array, i, a, b)
+    _store_half(array, i, a, b)
 
 
 @intrinsic
@@ -93,14 +97,20 @@ def _load_half(typingctx, array, i):
 
 
 @function
-def store_packet(array, i, a, b, c, d):
-    """16 bytes, each 8-byte half whole, relaxed."""
-    store_half(array, i, a, b)
-    store_half(array, i + 2, c, d)
+def store_half(array, i, a, b, scope=SYSTEM):
+    """8 bytes that arrive whole, relaxed."""
+    _store_half(array, i, a, b)
 
 
 @function
-def load_packet(array, i):
+def store_packet(array, i, a, b, c, d, scope=SYSTEM):
+    """16 bytes, each 8-byte half whole, relaxed."""
+    _store_half(array, i, a, b)
+    _store_half(array, i + 2, c, d)
+
+
+@function
+def load_packet(array, i, scope=SYSTEM):
     """Four uint32 by 16 bytes, each 8-byte half whole, relaxed."""
     a, b = _load_half(array, i)
     c, d = _load_half(array, i + 2)

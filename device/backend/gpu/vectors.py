@@ -8,6 +8,8 @@ from .memory import I32, I64, address, element
 from .words import function, int64, ptx, uint32, uint64
 
 __all__ = [
+    "DEVICE",
+    "SYSTEM",
     "load_bits",
     "load_packet",
     "load_pair",
@@ -18,6 +20,7 @@ __all__ = [
     "store_pair",
 ]
 
+SYSTEM, DEVICE = range(2)  # scopes
 PAIR = ir.VectorType(I32, 2)
 
 
@@ -90,10 +93,10 @@ def store_bits(typingctx, array, i, bits):
     return types.void(array, types.int64, types.uint32), codegen
 
 
-def _relaxed_load(words):
-    """A relaxed load of `words` uint32 at once, at system scope, by address."""
+def _relaxed_load(words, scope):
+    """A relaxed load of `words` uint32 at once, by address."""
     registers = ",".join(f"${n}" for n in range(words))
-    text = f"ld.relaxed.sys.global.v{words}.u32 {{{registers}}}, [${words}];"
+    text = f"ld.relaxed.{scope}.global.v{words}.u32 {{{registers}}}, [${words}];"
     constraints = "=r," * words + "l,~{memory}"
 
     @intrinsic
@@ -108,11 +111,17 @@ def _relaxed_load(words):
     return load
 
 
-_load_packet, _load_half = _relaxed_load(4), _relaxed_load(2)
-_store_packet = ptx(
-    "st.relaxed.sys.global.v4.u32 [$0], {$1,$2,$3,$4};", "l,r,r,r,r,~{memory}", types.void, uint64, *[uint32] * 4
-)
-_store_half = ptx("st.relaxed.sys.global.v2.u32 [$0], {$1,$2};", "l,r,r,~{memory}", types.void, uint64, uint32, uint32)
+def _relaxed_store(words, scope):
+    """A relaxed store of `words` uint32 at once, by address."""
+    registers = ",".join(f"${n + 1}" for n in range(words))
+    text = f"st.relaxed.{scope}.global.v{words}.u32 [$0], {{{registers}}};"
+    return ptx(text, "l," + "r," * words + "~{memory}", types.void, uint64, *[uint32] * words)
+
+
+_load_half = _relaxed_load(2, "sys")
+_load_packet, _load_packet_here = _relaxed_load(4, "sys"), _relaxed_load(4, "gpu")
+_store_packet, _store_packet_here = _relaxed_store(4, "sys"), _relaxed_store(4, "gpu")
+_store_half, _store_half_here = _relaxed_store(2, "sys"), _relaxed_store(2, "gpu")
 
 
 @function
@@ -121,15 +130,23 @@ def load_half(array, i):
 
 
 @function
-def load_packet(array, i):
+def load_packet(array, i, scope=SYSTEM):
+    if scope == DEVICE:
+        return _load_packet_here(address(array, int64(i)))
     return _load_packet(address(array, int64(i)))
 
 
 @function
-def store_packet(array, i, a, b, c, d):
-    _store_packet(address(array, int64(i)), uint32(a), uint32(b), uint32(c), uint32(d))
+def store_packet(array, i, a, b, c, d, scope=SYSTEM):
+    if scope == DEVICE:
+        _store_packet_here(address(array, int64(i)), uint32(a), uint32(b), uint32(c), uint32(d))
+    else:
+        _store_packet(address(array, int64(i)), uint32(a), uint32(b), uint32(c), uint32(d))
 
 
 @function
-def store_half(array, i, a, b):
-    _store_half(address(array, int64(i)), uint32(a), uint32(b))
+def store_half(array, i, a, b, scope=SYSTEM):
+    if scope == DEVICE:
+        _store_half_here(address(array, int64(i)), uint32(a), uint32(b))
+    else:
+        _store_half(address(array, int64(i)), uint32(a), uint32(b))
