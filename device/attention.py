@@ -38,10 +38,10 @@ from .stream import pass_pages, release_page, wait_page
 from .workers import sync_workers
 
 Scratch = namedtuple("Scratch", "heads found rotation parts")
-Scratch.__doc__ = """A unit's shared memory. heads: uint16 bf16 [group + 2, head_dim], queries, then the token's key and
-value. found: float32 [warps, queries, sum_row], what `plan.attending` warps have found for QUERIES queries or fewer,
-see `end_attention`. The same for all layers of a token are rotation: float32 [head_dim], of `rotate_head`, and parts:
-uint32 [1 + the block's units, RECORD], see part.py."""
+Scratch.__doc__ = """Attention's shared memory. Of a unit, in the same memory as the products' input: heads, uint16 bf16
+[group + 2, head_dim], queries, then the token's key and value; found, float32 [warps, queries, sum_row], what
+`plan.attending` warps have found for QUERIES queries or fewer, see `end_attention`. The same for all layers of a token:
+rotation, float32 [head_dim], of `rotate_head`; parts, uint32 [1 + the block's units, RECORD], see part.py."""
 
 
 @function

@@ -30,7 +30,7 @@ Block = namedtuple("Block", "x_words x partial logits scratch residual sums flag
 Block.__doc__ = """A block's shared memory beside the stream's ring.
 
 x: uint16 bf16 [x_elements], the current product's input as product_input.py has it (x_words: the same as uint32).
-partial: float32 [tiles, TILE_ROWS], a product's sums. logits: float32. scratch: attention's, in the same memory as x.
+partial: float32 [tiles, TILE_ROWS], a product's sums. logits: float32. scratch: attention's, see Scratch.
 residual: float32 [hidden_local, 2], the block's pairs of the hidden state. sums: float32 [warps].
 flags: int64 [2], see request.py. trace: device memory of trace.py.
 """

@@ -156,7 +156,7 @@ class DecodeLoop:
 
     @property
     def token_times(self) -> np.ndarray:
-        """When each token of the last request was chosen: int64 nanoseconds of this PE's device clock."""
+        """When each token was chosen, maybe but the newest of a running request: int64 ns of this PE's device clock."""
         return self._times.host[: np.argmax(self._times.host == PENDING)].copy()
 
     def logits(self) -> np.ndarray:

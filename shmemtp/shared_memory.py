@@ -14,7 +14,7 @@ IN_FLIGHT = 3  # batches under way: with less bytes the memory is not at its ful
 LIGHT_LAYER = 640 * 1024  # a layer with fewer bytes for each block is bound by its hops, not by the memory's rate
 MOST_ATTENDING = 8  # warps that have a part's pages: each one's results stand in shared memory
 ATTENDED = 128 * 1024  # bytes of the ring that their pages may take
-MOST_QUERIES = 8  # device/attention.py: that a warp takes at once
+MOST_QUERIES = 8  # device/part.py: that a warp takes at once
 PART_WORDS = 4 + MOST_QUERIES  # device/part.py: what a block keeps of a unit
 MBARRIER = 8  # bytes
 LINE = 128  # bytes: regions start on one
@@ -87,7 +87,7 @@ class SharedMemory:
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Bytes of each region beside the ring. Attention's share x's, which holds nothing between two products.
+        """Bytes of each region beside the ring. Attention's of a layer share x's, which holds nothing between products.
 
         The first four stay where they are in a prompt's passes (prompt_plan.py).
         """

@@ -104,11 +104,13 @@ def test_a_prompts_passes_fit_beside_nothing_else(name, tps, wanted):
         assert all(offsets[each] == plan.memory.offsets[each] for each in ("flags", "keys", "numbers", "epoch"))
 
 
-@pytest.mark.parametrize(("tp", "pairs"), [(1, 2), (2, 1), (4, 1), (8, 1)])
-def test_a_warp_merges_neighbouring_pairs_where_it_would_take_turns(tp, pairs):
-    plan = make_plan(model_shape(load_config("llama-3.1-8b"), tp), 512, 132, 227 << 10, 480, 32)
-    assert plan.constants["merge_pairs"] == pairs
-    assert plan.constants["attention_local"] <= plan.warps * pairs
+@pytest.mark.parametrize(
+    ("tp", "multiprocessors", "local", "pairs"),
+    [(1, 132, 16, 2), (8, 132, 2, 2), (1, 50, 44, 4), (1, 32, 64, 4), (8, 100, 3, 1)],
+)
+def test_a_warp_merges_two_pairs_of_a_block_or_more_where_it_would_take_turns(tp, multiprocessors, local, pairs):
+    plan = make_plan(model_shape(load_config("llama-3.1-8b"), tp), 512, multiprocessors, 227 << 10, 480, 32)
+    assert (plan.constants["attention_local"], plan.constants["merge_pairs"]) == (local, pairs)
 
 
 @pytest.mark.parametrize("block", [0, 1000, 1024])

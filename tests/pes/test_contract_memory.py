@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from shmemtp.device import (
+    DEVICE,
+    SYSTEM,
+    Constants,
     atomic_add,
     atomic_cas,
     await_copies,
@@ -80,34 +83,36 @@ def test_copies_land_in_the_order_of_their_groups(run, device, groups):
 
 
 @kernel
-def send_packets(slots, echo, bad, rounds):
+def send_packets(shape, slots, echo, bad, rounds):
     """Thread t of block 0 and thread t of the last block play ping-pong with packets {x, epoch, y, epoch}."""
+    scope = DEVICE if shape.near else SYSTEM
     began, t = clock(), 4 * thread_index()
     for epoch in range(1, rounds + 1):
         tag = uint32(epoch)
         if block_index() == 0:
-            store_packet(slots, t, tag * uint32(3), tag, ~tag, tag)
+            store_packet(slots, t, tag * uint32(3), tag, ~tag, tag, scope)
         if block_index() == grid_size() - 1:
-            a, first, b, second = load_packet(slots, t)
+            a, first, b, second = load_packet(slots, t, scope)
             while (first != tag or second != tag) and clock() - began < LIMIT:
                 pause()
-                a, first, b, second = load_packet(slots, t)
+                a, first, b, second = load_packet(slots, t, scope)
             if a != tag * uint32(3) or b != ~tag:
                 bad[0] = epoch
-            store_half(echo, t + 2, a, tag)
+            store_half(echo, t + 2, a, tag, scope)
         if block_index() == 0:
-            _, _, a, seen = load_packet(echo, t)
+            _, _, a, seen = load_packet(echo, t, scope)
             while seen != tag and clock() - began < LIMIT:
                 pause()
-                _, _, a, seen = load_packet(echo, t)
+                _, _, a, seen = load_packet(echo, t, scope)
             if seen != tag or a != tag * uint32(3):
                 bad[1] = epoch
 
 
-def test_packets(run, device, shape):
+@pytest.mark.parametrize("near", [True, False])
+def test_packets(run, device, shape, near):
     slots, echo = device.array(4 * shape[1], np.uint32), device.array(4 * shape[1], np.uint32)
     bad = device.array(2, np.int64)
-    run(send_packets, shape, slots, echo, bad, 40)
+    run(send_packets, shape, Constants(near=near), slots, echo, bad, 40)
     np.testing.assert_array_equal(bad.numpy(), [0, 0])
     last = np.uint32(40)
     np.testing.assert_array_equal(slots.numpy().reshape(-1, 4), np.tile([3 * last, last, ~last, last], (shape[1], 1)))
