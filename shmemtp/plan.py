@@ -120,7 +120,7 @@ class Plan:
 
     @property
     def _merge_pairs(self) -> int:
-        """Neighbouring pairs that a warp merges at once: two; four where it would take turns; one where two do not fit."""
+        """Neighbouring pairs that a warp merges at once: two, four where it would take turns, one where none fit."""
         half = self.shape.head_dim // 2
         local = ceil_div(self.shape.heads * half, self.grid)
         fitting = [n for n in (2, MOST_TOGETHER) if local % n == half % n == 0]
