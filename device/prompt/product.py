@@ -62,7 +62,8 @@ def share_of(plan, product):
     """The warp's slice of a step, its first row and first token (thread). Warps too many do what another one does."""
     groups = uint32(plan.block_tokens // plan.vectors)
     row_groups = uint32(room_for_rows(plan, product) // warp_rows(plan, product))
-    number, group = uint32(uint32(warp_index()) // groups), uint32(uint32(warp_index()) % groups)
+    warp = anew(warp_index())  # what follows from it would take registers beside the sums
+    number, group = uint32(warp // groups), uint32(warp % groups)
     part, row_group = uint32(number // row_groups), uint32(number % row_groups)
     part = uint32(part % uint32(parts_of(plan, product)))
     return part, uint32(row_group * warp_rows(plan, product)), uint32(group * plan.vectors)

@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import dataclasses
-import gc
 import logging
 import threading
 import time
@@ -14,7 +13,7 @@ import numpy as np
 from numba import typeof
 from numba.core.caching import NullCache
 
-from shmemtp.cache import log_compiling
+from shmemtp.cache import log_compiling, without_collecting
 from shmemtp.errors import ShmemtpError
 
 from ..shape import check_arguments, check_clusters
@@ -81,25 +80,13 @@ def _disk_cache(kernel):
     return kernel._cache
 
 
-@contextlib.contextmanager
-def _without_collecting():
-    """Compiling makes a great many objects that stay: looking for garbage among them takes a tenth of its time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
 def _compile(kernel, signature):
     """Compiles or reads the disk cache; returns whether it was there when this began."""
     cache = _disk_cache(kernel)
     found = cache is not None and cache.holds(signature, kernel.targetctx)
     if not found:
         log_compiling(kernel.py_func.__name__, cache is not None)
-    with contextlib.nullcontext() if found or cache is None else cache.alone(), _without_collecting():
+    with contextlib.nullcontext() if found or cache is None else cache.alone(), without_collecting():
         misses = sum(kernel.stats.cache_misses.values())
         kernel.compile(signature)
     return found and sum(kernel.stats.cache_misses.values()) == misses

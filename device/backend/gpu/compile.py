@@ -14,7 +14,7 @@ from numba.cuda import compiler, dispatcher, types
 from numba.cuda.cpython import slicing
 from numba.cuda.cudadrv import nvrtc, nvvm
 
-from shmemtp.cache import cache_folder, log_compiling
+from shmemtp.cache import cache_folder, log_compiling, without_collecting
 
 from ..shape import check_arguments
 from ..sources import source_digest
@@ -85,9 +85,11 @@ def _link(codes, arch) -> Cubin:
 def _front_end(kernel, signature, block, machine):
     """The kernel's code, then that of the libraries which it names: what of these is source, for `_compiled`."""
     with (
+        without_collecting(),
         _instead(dispatcher, "get_current_device", lambda: machine),
         _instead(nvvm, "compile_ir", _compile_rolled),
         _instead(nvrtc, "compile", lambda *args, **options: (partial(_nvrtc_compile, *args, **options), None)),
+        _instead(dispatcher.CUDADispatcher, "compile_device", _compile_for_all_literals),
         _instead(slicing, "fix_index", lambda builder, index, size: index),  # indices count from 0: none is negative
     ):
         codes, _ = compiler.compile_all(
@@ -100,6 +102,14 @@ def _front_end(kernel, signature, block, machine):
             launch_bounds=(block, BLOCKS_A_MULTIPROCESSOR),
         )
     return codes
+
+
+_compile_device = dispatcher.CUDADispatcher.compile_device
+
+
+def _compile_for_all_literals(function, arguments, return_type=None):
+    """One code of a device function serves all literals that it is called with: it is inlined, and they meet there."""
+    return _compile_device(function, tuple(types.unliteral(kind) for kind in arguments), return_type)
 
 
 _nvrtc_compile = nvrtc.compile
@@ -124,7 +134,7 @@ def _compile_rolled(modules, **options):
 
 @contextlib.contextmanager
 def _instead(module, name, function):
-    """`function` in place of the module's own, for a while: Numba-CUDA has no hook for either."""
+    """`function` in place of the module's own, for a while: Numba-CUDA has no hook for any of these."""
     own = getattr(module, name)
     setattr(module, name, function)
     try:
