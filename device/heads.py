@@ -109,8 +109,10 @@ def find_places(plan, is_value, n, places):
 
 @function
 def store_new(plan, heads, vector, array, page, places):
-    """The lane's share of a key or value to the page at `array[page:]` (warp). heads: of Scratch. places: of
-    `find_places`."""
+    """The lane's share of a key or value, number `vector` of `heads`, to the page at `array[page:]` (warp).
+
+    heads: of Scratch. places: of `find_places`.
+    """
     for turn in range(plan.head_turns):
         d, half = turn * warp_size() + lane_index(), plan.head_dim // 2
         if d < half:
