@@ -33,7 +33,7 @@ from .backend import (
 from .cache import PAGE
 from .heads import keep_new, receive_heads
 from .merge import LOWEST, partial_place
-from .part import NO_PAGE, QUERIES, copy_half, part_of, place_of
+from .part import IN_USE, NO_PAGE, QUERIES, copy_half, part_of, place_of
 from .stream import pass_pages, release_page, wait_page
 from .workers import sync_workers
 
@@ -54,7 +54,7 @@ def attend(plan, stream, cache, channels, scratch, layer, position, step, limits
     while slot < plan.block_units:
         unit = uint32(anew(block_index()) + slot * plan.grid)  # what follows from it would take registers all the time
         part = part_of(plan, scratch.parts, slot, unit, layer)
-        if unit < plan.units and part.number < scratch.parts[0]:
+        if unit < plan.units and part.number < scratch.parts[IN_USE]:
             attend_unit(plan, stream, cache, channels, scratch, part, position, step, limits)
         slot = uint32(slot + 1)
 

@@ -19,7 +19,7 @@ from .backend import (
 from .matvec import down_product, gate_up_product, multiply, o_product, qkv_product
 from .merge import merge_parts
 from .norm import embed, prefetch_norms, receive_hidden, start_residual
-from .part import RECORD, find_parts
+from .part import IN_USE, RECORD, find_parts
 from .projections import publish_activations, publish_heads, receive_activations, receive_attention
 from .residual import own_pairs, reduce_residual
 from .rope import load_rotation
@@ -105,7 +105,7 @@ def attention(plan, stream, block, comm, resident, cache, channels, layer, posit
     # no barrier: attention's scratch lies where x was, and nobody has read that since the product
     attend(plan, stream, cache, channels, block.scratch, layer, position, step, limits)
     mark(plan, block.trace, layer, half, ATTENDED)
-    merge_parts(plan, channels, block.scratch.parts[0], step, limits)
+    merge_parts(plan, channels, block.scratch.parts[IN_USE], step, limits)
     mark(plan, block.trace, layer, half, PUBLISHED)
     receive_attention(plan, channels, step, block.x_words, limits)
     sync_workers(plan)

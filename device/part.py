@@ -33,7 +33,8 @@ positions the token sees."""
 NO_PAGE = uint32(0xFFFFFFFF)
 PIECE = 8  # elements that a lane copies at once
 QUERIES = 8  # that `attend_tile` takes, each with a count
-# Scratch.parts, in records: how many parts are in use; then of each of the block's units PAGES to OWNS, and SEEN.
+# Scratch.parts, in records: IN_USE, how many parts are; then of each of the block's units PAGES to OWNS, and SEEN.
+IN_USE = 0
 PAGES, SETTLED, FRESH, OWNS = range(4)
 SEEN = 4
 RECORD = SEEN + QUERIES
@@ -44,7 +45,7 @@ def find_parts(plan, parts, position):
     """Of the block's units into Scratch.parts what is the same in all layers of the token at `position` (block)."""
     slot = uint32(plan.block - 1 - thread_index())  # the last warp has fewest of the token's elements to embed
     if slot == 0:
-        parts[0] = parts_in_use(plan, position + 1)
+        parts[IN_USE] = parts_in_use(plan, position + 1)
     while slot < plan.block_units:
         unit, record = uint32(block_index() + slot * plan.grid), uint32(RECORD * (1 + slot))
         _, number = head_and_part(plan, unit)
